@@ -24,6 +24,8 @@ pub mod map {
     pub const SLOTS: &str = "SLOTS";
     pub const FLOWS: &str = "FLOWS";
     pub const COUNTERS: &str = "COUNTERS";
+    /// Ports of IPv4 datagrams whose first fragment was seen; the programs' own, not pinned, never written by user space.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// The read-only global that holds [`crate::NodeConfig`].
     pub const NODE_CONFIG: &str = "NODE_CONFIG";
 }
@@ -208,6 +210,30 @@ pub mod flow_flag {
     /// The source was translated to an address of this node.
     pub const SNAT: u32 = 8;
 }
+
+/// Key of `FRAGMENTS`: what the fragments of one datagram have in common (RFC 791 section 2.3, RFC 8200 section 4.5).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[repr(C)]
+pub struct FragmentKey {
+    pub src: Addr,
+    pub dst: Addr,
+    /// Identification, big-endian; the IPv4 field fills the last two bytes.
+    pub id: [u8; 4],
+    pub proto: u8,
+    pub zero: [u8; 3],
+}
+size!(FragmentKey, 40);
+
+/// The ports that only the first fragment carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct FragmentPorts {
+    pub sport: [u8; 2],
+    pub dport: [u8; 2],
+    /// Seconds of CLOCK_BOOTTIME after which the identification may belong to another datagram.
+    pub expires_s: u32,
+}
+size!(FragmentPorts, 8);
 
 /// One row of `COUNTERS`, a per-CPU array indexed by [`Counter`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
