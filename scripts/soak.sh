@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The long runs of which `make test` runs a bounded share.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cases=${CASES:-200000000}
+echo "soak: $cases mutated inputs through the BGP decoders"
+CAUSEWAY_FUZZ_CASES=$cases cargo test --locked --release -p causeway-bgp-wire
+echo "soak: property tests, 100,000 cases each"
+PROPTEST_CASES=100000 cargo test --locked --release -p causeway-bgp-core -p causeway-datapath-logic -p causeway-table
