@@ -1,0 +1,336 @@
+//! The agent's configuration: one immutable value. File < environment (`CAUSEWAY_*`) < flag; names are the same in all
+//! three, and an unknown one is refused with the nearest known name.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use causeway_api::nearest::nearest;
+
+/// Everything the operator of the agent can decide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// This node's name in Kubernetes.
+    pub(crate) node_name: String,
+    /// How to reach Kubernetes; the pod's service account or `~/.kube/config` when absent.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    pub(crate) cluster_name: String,
+    /// 0 to 255; 0: this cluster meets no others.
+    pub(crate) cluster_id: u8,
+    /// The admin socket.
+    pub(crate) socket: PathBuf,
+    /// What the agent must remember beside the kernel's maps: the pods' attachments. On tmpfs.
+    pub(crate) state_dir: PathBuf,
+    /// Where maps and links are pinned: a directory on bpffs.
+    pub(crate) bpf_root: PathBuf,
+    /// Interfaces to the fabric; empty: those with a default route.
+    pub(crate) devices: Vec<String>,
+    /// Prometheus metrics and `/healthz`; `None`: "off".
+    pub(crate) metrics_addr: Option<SocketAddr>,
+    /// Where the CNI configuration is written once the agent is ready.
+    pub(crate) cni_conf_dir: PathBuf,
+    /// Rows of the flow table.
+    pub(crate) flow_entries: u32,
+    pub(crate) enable_ipv4: bool,
+    pub(crate) enable_ipv6: bool,
+    pub(crate) enable_ipv4_masquerade: bool,
+    pub(crate) enable_ipv6_masquerade: bool,
+    /// MTU of pods' interfaces; 0: that of the uplinks.
+    pub(crate) mtu: u32,
+    /// Namespace of the Secrets with BGP passwords.
+    pub(crate) bgp_secrets_namespace: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("cannot read the configuration file {path}: {source}")]
+    Read { path: String, source: std::io::Error },
+    #[error("the configuration file {path} is not TOML: {source}")]
+    Toml { path: String, source: Box<toml::de::Error> },
+    #[error("{place}: unknown option {name:?}{hint}")]
+    Unknown { place: String, name: String, hint: String },
+    #[error("{place}: {name} = {value:?}: {problem}")]
+    Value { place: String, name: String, value: String, problem: String },
+    #[error(
+        "{name} is not set; give --{name}, or CAUSEWAY_{env} in the environment, or {name} in the file of --config"
+    )]
+    Missing { name: &'static str, env: String },
+}
+
+/// One option: its name in the file and as a flag, and what it says in `--help`.
+struct Opt {
+    name: &'static str,
+    default: Option<&'static str>,
+    help: &'static str,
+}
+
+const fn opt(name: &'static str, default: Option<&'static str>, help: &'static str) -> Opt {
+    Opt { name, default, help }
+}
+
+/// Every option. An option without default must be set, except the first two that may stay empty.
+const OPTIONS: &[Opt] = &[
+    opt("node-name", None, "This node's name in Kubernetes"),
+    opt("kubeconfig", Some(""), "Kubeconfig file; empty: the pod's service account, or ~/.kube/config"),
+    opt("cluster-name", Some("default"), "Name of this cluster"),
+    opt("cluster-id", Some("0"), "Number of this cluster, 0 to 255"),
+    opt("socket", Some(causeway_api::DEFAULT_SOCKET), "The admin socket"),
+    opt("state-dir", Some("/run/causeway"), "Directory for what must survive a restart of the agent (tmpfs)"),
+    opt("bpf-root", Some("/sys/fs/bpf/causeway"), "Directory on bpffs for pinned maps and links"),
+    opt("devices", Some(""), "Interfaces to the fabric, with commas; empty: those with a default route"),
+    opt("metrics-addr", Some("0.0.0.0:9962"), "Address of the Prometheus metrics and /healthz; off: none"),
+    opt("cni-conf-dir", Some("/etc/cni/net.d"), "Where the CNI configuration is written when ready"),
+    opt("flow-entries", Some("262144"), "Rows of the flow table"),
+    opt("enable-ipv4", Some("true"), "Serve IPv4"),
+    opt("enable-ipv6", Some("true"), "Serve IPv6"),
+    opt("enable-ipv4-masquerade", Some("true"), "Translate the source of IPv4 traffic that leaves the cluster"),
+    opt("enable-ipv6-masquerade", Some("true"), "Translate the source of IPv6 traffic that leaves the cluster"),
+    opt("mtu", Some("0"), "MTU of pods' interfaces; 0: that of the uplinks"),
+    opt("bgp-secrets-namespace", Some("kube-system"), "Namespace of the Secrets with BGP passwords"),
+];
+
+/// What was given on the command line: name to value, and the file.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Flags {
+    values: BTreeMap<String, String>,
+    file: Option<PathBuf>,
+}
+
+impl Flags {
+    /// Reads the process's command line; ends the process on --help, --version and mistakes.
+    pub(crate) fn parse() -> Flags {
+        Flags::from_matches(&Flags::command().get_matches())
+    }
+
+    /// The command line is made of [`OPTIONS`], so that the three places can never name different things.
+    fn command() -> clap::Command {
+        let mut command = clap::Command::new("causeway-agent")
+            .version(env!("CARGO_PKG_VERSION"))
+            .about("The node daemon of Causeway. Every option may also stand in the file, and in the environment as CAUSEWAY_<NAME>.")
+            .arg(clap::Arg::new("config").long("config").value_name("FILE").help("Configuration file (TOML)"));
+        for o in OPTIONS {
+            let help = match o.default {
+                Some("") | None => o.help.to_owned(),
+                Some(default) => format!("{} [default: {default}]", o.help),
+            };
+            command = command.arg(clap::Arg::new(o.name).long(o.name).value_name("VALUE").help(help));
+        }
+        command
+    }
+
+    fn from_matches(matches: &clap::ArgMatches) -> Flags {
+        let values = OPTIONS
+            .iter()
+            .filter_map(|o| Some((o.name.to_owned(), matches.get_one::<String>(o.name)?.clone())))
+            .collect();
+        Flags { values, file: matches.get_one::<String>("config").map(PathBuf::from) }
+    }
+}
+
+/// A value and the place it came from, for error messages.
+struct Found {
+    place: String,
+    value: String,
+}
+
+impl Config {
+    pub(crate) fn load(flags: &Flags) -> Result<Config, ConfigError> {
+        let env = std::env::vars().filter_map(|(k, v)| Some((k.strip_prefix("CAUSEWAY_")?.to_owned(), v))).collect();
+        let env_file = std::env::var_os("CAUSEWAY_CONFIG").map(PathBuf::from);
+        let file = match flags.file.clone().or(env_file) {
+            None => None,
+            Some(path) => {
+                let place = path.display().to_string();
+                let text = std::fs::read_to_string(&path)
+                    .map_err(|source| ConfigError::Read { path: place.clone(), source })?;
+                Some((place, text))
+            }
+        };
+        Config::resolve(file, &env, flags)
+    }
+
+    /// The pure part: texts in, configuration out.
+    fn resolve(
+        file: Option<(String, String)>,
+        env: &BTreeMap<String, String>,
+        flags: &Flags,
+    ) -> Result<Config, ConfigError> {
+        let mut found = BTreeMap::new();
+        if let Some((place, text)) = file {
+            read_file(&place, &text, &mut found)?;
+        }
+        read_env(env, &mut found)?;
+        for (name, value) in &flags.values {
+            found.insert(name.clone(), Found { place: "command line".into(), value: value.clone() });
+        }
+        Config::build(&Values(found))
+    }
+
+    fn build(v: &Values) -> Result<Config, ConfigError> {
+        Ok(Config {
+            node_name: v.required("node-name")?,
+            kubeconfig: v.optional("kubeconfig").map(PathBuf::from),
+            cluster_name: v.required("cluster-name")?,
+            cluster_id: v.parse("cluster-id", "is not a number from 0 to 255")?,
+            socket: v.required("socket")?.into(),
+            state_dir: v.required("state-dir")?.into(),
+            bpf_root: v.required("bpf-root")?.into(),
+            devices: v
+                .optional("devices")
+                .map(|d| d.split(',').map(str::trim).filter(|d| !d.is_empty()).map(str::to_owned).collect())
+                .unwrap_or_default(),
+            metrics_addr: match v.optional("metrics-addr").as_deref() {
+                None | Some("off") => None,
+                Some(_) => Some(v.parse("metrics-addr", "is neither address:port nor \"off\"")?),
+            },
+            cni_conf_dir: v.required("cni-conf-dir")?.into(),
+            flow_entries: v.parse("flow-entries", "is not a number of rows")?,
+            enable_ipv4: v.parse("enable-ipv4", "is neither true nor false")?,
+            enable_ipv6: v.parse("enable-ipv6", "is neither true nor false")?,
+            enable_ipv4_masquerade: v.parse("enable-ipv4-masquerade", "is neither true nor false")?,
+            enable_ipv6_masquerade: v.parse("enable-ipv6-masquerade", "is neither true nor false")?,
+            mtu: v.parse("mtu", "is not a number of bytes")?,
+            bgp_secrets_namespace: v.required("bgp-secrets-namespace")?,
+        })
+    }
+}
+
+struct Values(BTreeMap<String, Found>);
+
+impl Values {
+    fn get(&self, name: &str) -> (String, String) {
+        if let Some(found) = self.0.get(name) {
+            return (found.place.clone(), found.value.clone());
+        }
+        let default = OPTIONS.iter().find(|o| o.name == name).and_then(|o| o.default).unwrap_or_default();
+        ("default".into(), default.to_owned())
+    }
+
+    fn optional(&self, name: &str) -> Option<String> {
+        Some(self.get(name).1).filter(|v| !v.is_empty())
+    }
+
+    fn required(&self, name: &'static str) -> Result<String, ConfigError> {
+        self.optional(name).ok_or_else(|| ConfigError::Missing { name, env: env_name(name) })
+    }
+
+    fn parse<T: std::str::FromStr>(&self, name: &str, problem: &str) -> Result<T, ConfigError> {
+        let (place, value) = self.get(name);
+        value.parse().map_err(|_| ConfigError::Value {
+            place,
+            name: name.to_owned(),
+            value: value.clone(),
+            problem: problem.to_owned(),
+        })
+    }
+}
+
+fn env_name(option: &str) -> String {
+    option.to_uppercase().replace('-', "_")
+}
+
+fn unknown(place: &str, name: &str, known: &str) -> ConfigError {
+    let hint = match nearest(known, OPTIONS.iter().map(|o| o.name)) {
+        Some(near) => format!("; did you mean {near:?}?"),
+        None => "; causeway-agent --help names them all".to_owned(),
+    };
+    ConfigError::Unknown { place: place.to_owned(), name: name.to_owned(), hint }
+}
+
+fn read_file(place: &str, text: &str, found: &mut BTreeMap<String, Found>) -> Result<(), ConfigError> {
+    let table: toml::Table =
+        text.parse().map_err(|source| ConfigError::Toml { path: place.to_owned(), source: Box::new(source) })?;
+    for (name, value) in table {
+        if !OPTIONS.iter().any(|o| o.name == name) {
+            return Err(unknown(place, &name, &name));
+        }
+        let value = match value {
+            toml::Value::String(s) => s,
+            toml::Value::Integer(i) => i.to_string(),
+            toml::Value::Boolean(b) => b.to_string(),
+            toml::Value::Array(items) if items.iter().all(toml::Value::is_str) => {
+                items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
+            }
+            other => {
+                return Err(ConfigError::Value {
+                    place: place.to_owned(),
+                    name,
+                    value: other.to_string(),
+                    problem: format!("is of type {}; give a string, a number, true or false", other.type_str()),
+                });
+            }
+        };
+        found.insert(name, Found { place: place.to_owned(), value });
+    }
+    Ok(())
+}
+
+/// Names in the environment that are not options of the agent.
+const OTHER_ENV: &[&str] = &["LOG", "CONFIG"];
+
+fn read_env(env: &BTreeMap<String, String>, found: &mut BTreeMap<String, Found>) -> Result<(), ConfigError> {
+    for (name, value) in env {
+        if OTHER_ENV.contains(&name.as_str()) {
+            continue;
+        }
+        let full = format!("CAUSEWAY_{name}");
+        let Some(option) = OPTIONS.iter().find(|o| env_name(o.name) == *name) else {
+            return Err(unknown("environment", &full, &name.to_lowercase().replace('_', "-")));
+        };
+        found.insert(option.name.to_owned(), Found { place: format!("environment {full}"), value: value.clone() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(file: &str, env: &[(&str, &str)], flags: &[&str]) -> Result<Config, String> {
+        let args = std::iter::once("causeway-agent").chain(flags.iter().copied());
+        let flags = Flags::from_matches(&Flags::command().try_get_matches_from(args).map_err(|e| e.to_string())?);
+        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Config::resolve(Some(("a.toml".into(), file.into())), &env, &flags).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn file_is_less_than_environment_is_less_than_flag() {
+        let file = "node-name = 'file'\ncluster-id = 1\ncluster-name = 'file'\ndevices = ['a', 'b']";
+        let c = resolve(file, &[("CLUSTER_NAME", "env"), ("CLUSTER_ID", "2")], &["--cluster-id", "3"]).unwrap();
+        assert_eq!((c.node_name.as_str(), c.cluster_name.as_str(), c.cluster_id), ("file", "env", 3));
+        assert_eq!(c.devices, ["a", "b"]);
+        assert_eq!(c.flow_entries, 262_144);
+    }
+
+    #[test]
+    fn mistakes_name_place_and_remedy() {
+        let cases: &[(&str, &[(&str, &str)], &[&str], &str)] = &[
+            ("nodename = 'x'", &[], &[], r#"a.toml: unknown option "nodename"; did you mean "node-name"?"#),
+            (
+                "",
+                &[("CLUSTER_NAM", "x")],
+                &[],
+                r#"unknown option "CAUSEWAY_CLUSTER_NAM"; did you mean "cluster-name"?"#,
+            ),
+            ("", &[], &[], "node-name is not set; give --node-name, or CAUSEWAY_NODE_NAME"),
+            (
+                "node-name = 'x'\ncluster-id = 999",
+                &[],
+                &[],
+                r#"a.toml: cluster-id = "999": is not a number from 0 to 255"#,
+            ),
+            ("node-name = 'x'\nmtu = {}", &[], &[], "is of type table"),
+            ("", &[], &["--node-nam", "x"], "--node-name"),
+            ("a = ", &[], &[], "the configuration file a.toml is not TOML"),
+        ];
+        for (file, env, flags, want) in cases {
+            let got = resolve(file, env, flags).unwrap_err();
+            assert!(got.contains(want), "{got}\nhas not\n{want}");
+        }
+    }
+
+    #[test]
+    fn metrics_can_be_off() {
+        assert_eq!(resolve("node-name = 'x'\nmetrics-addr = 'off'", &[], &[]).unwrap().metrics_addr, None);
+    }
+}

@@ -1,0 +1,1 @@
+//! Netlink calls. (being written)
