@@ -6,6 +6,7 @@
 //! - Addresses are always 16 bytes, IPv4 as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2), so that one map and one
 //!   code path serve both families.
 //! - Ports are big-endian bytes, as on the wire. Counts, ids and times are in the byte order of the CPU.
+//! - Addresses are aligned to 4 and tuples to 8 bytes, so that the programs move them by words and not by bytes.
 //! - There is no implicit padding: every hole is a named field that must be zero, and `size!` asserts the size.
 #![no_std]
 #![cfg_attr(feature = "user", allow(unsafe_code, reason = "aya::Pod is an unsafe marker trait"))]
@@ -51,7 +52,7 @@ macro_rules! size {
 
 /// An address of either family; IPv4 is mapped into `::ffff:0:0/96`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct Addr(pub [u8; 16]);
 size!(Addr, 16);
 
@@ -168,7 +169,7 @@ pub mod slot_flag {
 /// Key of `FLOWS`: one direction of a connection exactly as a packet of that direction looks when it reaches a program.
 /// For ICMP echo, `sport` is the identifier in requests and `dport` in replies, the other port is zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Tuple {
     pub src: Addr,
     pub dst: Addr,
@@ -205,10 +206,12 @@ pub mod flow_flag {
     pub const REPLY: u32 = 1;
     /// Packets were seen in both directions.
     pub const ESTABLISHED: u32 = 2;
-    /// A FIN or RST was seen.
+    /// A FIN was seen in this direction, or an RST in either.
     pub const CLOSING: u32 = 4;
     /// The source was translated to an address of this node.
     pub const SNAT: u32 = 8;
+    /// A FIN was seen in the other direction, or an RST in either. With [`CLOSING`] the connection is over.
+    pub const PEER_CLOSING: u32 = 16;
 }
 
 /// Key of `FRAGMENTS`: what the fragments of one datagram have in common (RFC 791 section 2.3, RFC 8200 section 4.5).
