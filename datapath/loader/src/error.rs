@@ -23,15 +23,29 @@ pub enum Error {
     #[error("the eBPF programs are not built in (AYA_BUILD_SKIP was set during the build); build again without it")]
     NoObject,
     /// Another process works on the same pins.
-    #[error("another process (pid {pid}) holds the datapath at {path}; stop it first", path = path.display())]
-    Busy { path: PathBuf, pid: String },
-    /// The kernel refused. `source` carries the verifier's log when a program was refused.
-    #[error("{doing}: {source}")]
-    Kernel { doing: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("another process holds the datapath at {path}; stop it first", path = path.display())]
+    Busy { path: PathBuf },
+    /// The kernel refused. `reason` carries the verifier's log when a program was refused.
+    #[error("{doing}: {reason}")]
+    Kernel { doing: String, reason: String },
 }
 
 impl Error {
-    pub(crate) fn kernel(doing: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-        Error::Kernel { doing: doing.into(), source: source.into() }
+    pub(crate) fn kernel(
+        doing: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        Error::Kernel { doing: doing.into(), reason: chain(source.into().as_ref()) }
     }
+}
+
+/// An error with its causes, which aya keeps out of its own text.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
 }

@@ -7,9 +7,12 @@
 //! This crate decides nothing: which services exist, who is an endpoint and when a flow is obsolete are the agent's
 //! business; what a packet becomes is the programs'.
 
+pub mod convert;
 mod error;
 mod fake;
+mod kernel;
 pub mod plan;
+mod sys;
 mod types;
 
 use std::collections::BTreeMap;
@@ -18,6 +21,7 @@ use std::net::IpAddr;
 pub use error::{Error, Result};
 pub use fake::Fake;
 use ipnet::IpNet;
+pub use kernel::{Kernel, MapSize, Options, object};
 pub use types::{
     AttachedLink, Backend, CounterReading, Endpoint, Feature, FlowRow, Frontend, GcStats, Hook, IpcacheEntry,
     LbService, MapUsage, Proto, Tuple,

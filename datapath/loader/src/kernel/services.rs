@@ -1,0 +1,169 @@
+//! Writes services: slots of a new generation, then the row, then the old slots go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use aya::maps::{HashMap, MapData, MapError};
+use causeway_datapath_abi as abi;
+
+use super::{is_absent, write_error};
+use crate::plan::{self, Change, Installed};
+use crate::{Error, Frontend, LbService, Proto, Result, convert};
+
+type Rows = HashMap<MapData, abi::ServiceKey, abi::Service>;
+type Slots = HashMap<MapData, abi::SlotKey, abi::Slot>;
+
+pub(super) struct Services {
+    rows: Rows,
+    slots: Slots,
+    installed: BTreeMap<Frontend, Installed>,
+    catch_alls: BTreeSet<IpAddr>,
+    /// The node's own addresses: a NodePort or external IP there must not take the host's other ports away.
+    host: BTreeSet<IpAddr>,
+    highest_id: u32,
+    row_limit: u32,
+    slot_limit: u32,
+}
+
+impl Services {
+    /// Adopts what the maps hold and removes the remains of an update that was cut short.
+    pub(super) fn adopt(rows: Rows, slots: Slots, limits: (u32, u32), host: BTreeSet<IpAddr>) -> Result<Services> {
+        let reading = |what: &str| format!("reading map {what}");
+        let row_list: Vec<_> =
+            rows.iter().collect::<Result<_, _>>().map_err(|e| Error::kernel(reading(abi::map::SERVICES), e))?;
+        let slot_list: Vec<_> =
+            slots.iter().collect::<Result<_, _>>().map_err(|e| Error::kernel(reading(abi::map::SLOTS), e))?;
+        let found = plan::recover(&row_list, &slot_list);
+        let (row_limit, slot_limit) = limits;
+        let mut services = Services {
+            rows,
+            slots,
+            installed: found.services,
+            catch_alls: found.catch_alls,
+            host,
+            highest_id: found.highest_id,
+            row_limit,
+            slot_limit,
+        };
+        if !found.stray_slots.is_empty() || !found.stray_rows.is_empty() {
+            let (slots, rows) = (found.stray_slots.len(), found.stray_rows.len());
+            tracing::info!(slots, rows, "removing the remains of an unfinished service update");
+        }
+        services.delete_slots(&found.stray_slots)?;
+        for key in found.stray_rows {
+            services.delete_row(key)?;
+        }
+        let unused: Vec<IpAddr> =
+            services.catch_alls.iter().copied().filter(|a| !services.wants_catch_all(*a)).collect();
+        for addr in unused {
+            services.drop_catch_all(addr)?;
+        }
+        Ok(services)
+    }
+
+    pub(super) fn list(&self) -> BTreeMap<Frontend, LbService> {
+        self.installed.iter().map(|(frontend, i)| (*frontend, i.service.clone())).collect()
+    }
+
+    /// Rows of `SERVICES` and of `SLOTS`.
+    pub(super) fn rows(&self) -> (usize, usize) {
+        let slots = self.installed.values().map(|i| i.service.backends.len()).sum();
+        (self.installed.len() + self.catch_alls.len(), slots)
+    }
+
+    pub(super) fn upsert(&mut self, frontend: Frontend, wished: &LbService) -> Result<bool> {
+        let wished = plan::canonical(frontend, wished)?;
+        let old = self.installed.get(&frontend);
+        let fresh_id = if old.is_none() { self.fresh_id() } else { 0 };
+        let Some(change) = plan::change(self.installed.get(&frontend), &wished, fresh_id) else {
+            // The catch-all is written last; an earlier call may have failed there.
+            return self.add_catch_all(frontend);
+        };
+        self.apply(frontend, change)?;
+        self.add_catch_all(frontend)?;
+        Ok(true)
+    }
+
+    fn apply(&mut self, frontend: Frontend, change: Change) -> Result<()> {
+        let doing = || format!("writing service {frontend}");
+        for (written, (key, slot)) in change.new_slots.iter().enumerate() {
+            if let Err(error) = self.slots.insert(key, slot, 0) {
+                let keys: Vec<abi::SlotKey> = change.new_slots.iter().take(written).map(|(key, _)| *key).collect();
+                self.delete_slots(&keys)?;
+                return Err(write_error(abi::map::SLOTS, self.slot_limit, doing(), error));
+            }
+        }
+        if let Err(error) = self.rows.insert(convert::service_key(frontend), change.row, 0) {
+            let keys: Vec<abi::SlotKey> = change.new_slots.iter().map(|(key, _)| *key).collect();
+            self.delete_slots(&keys)?;
+            return Err(write_error(abi::map::SERVICES, self.row_limit, doing(), error));
+        }
+        self.highest_id = self.highest_id.max(change.row.id);
+        self.installed.insert(frontend, change.installed);
+        self.delete_slots(&change.old_slots)
+    }
+
+    pub(super) fn delete(&mut self, frontend: Frontend) -> Result<bool> {
+        let Some(installed) = self.installed.get(&frontend) else { return Ok(false) };
+        let slots = plan::slot_keys(installed);
+        self.delete_row(convert::service_key(frontend))?;
+        self.installed.remove(&frontend);
+        self.delete_slots(&slots)?;
+        if self.catch_alls.contains(&frontend.addr) && !self.wants_catch_all(frontend.addr) {
+            self.drop_catch_all(frontend.addr)?;
+        }
+        Ok(true)
+    }
+
+    /// Ids are reused only after all 2^32 were given out, and never one that is in use.
+    fn fresh_id(&self) -> u32 {
+        match self.highest_id.checked_add(1) {
+            Some(next) => next,
+            None => {
+                let used: BTreeSet<u32> = self.installed.values().map(|i| i.id).collect();
+                (1..=u32::MAX).find(|id| !used.contains(id)).unwrap_or(1)
+            }
+        }
+    }
+
+    fn wants_catch_all(&self, addr: IpAddr) -> bool {
+        let first = Frontend { addr, port: 0, proto: Proto::Tcp };
+        !self.host.contains(&addr) && self.installed.range(first..).next().is_some_and(|(f, _)| f.addr == addr)
+    }
+
+    fn add_catch_all(&mut self, frontend: Frontend) -> Result<bool> {
+        let addr = frontend.addr;
+        if self.catch_alls.contains(&addr) || !self.wants_catch_all(addr) {
+            return Ok(false);
+        }
+        let written = self.rows.insert(convert::catch_all_key(addr), abi::Service::default(), 0);
+        written.map_err(|e| {
+            write_error(abi::map::SERVICES, self.row_limit, format!("writing the catch-all of {addr}"), e)
+        })?;
+        Ok(self.catch_alls.insert(addr))
+    }
+
+    fn drop_catch_all(&mut self, addr: IpAddr) -> Result<()> {
+        self.delete_row(convert::catch_all_key(addr))?;
+        self.catch_alls.remove(&addr);
+        Ok(())
+    }
+
+    fn delete_row(&mut self, key: abi::ServiceKey) -> Result<()> {
+        tolerate_absent(self.rows.remove(&key)).map_err(|e| Error::kernel("deleting a service row", e))
+    }
+
+    fn delete_slots(&mut self, keys: &[abi::SlotKey]) -> Result<()> {
+        for key in keys {
+            tolerate_absent(self.slots.remove(key)).map_err(|e| Error::kernel("deleting a backend slot", e))?;
+        }
+        Ok(())
+    }
+}
+
+fn tolerate_absent(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(error) if !is_absent(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
