@@ -26,7 +26,8 @@ pub struct PathAttributes {
     pub originator_id: Option<Ipv4Addr>,
     /// iBGP only (RFC 4456).
     pub cluster_list: Vec<Ipv4Addr>,
-    /// Optional transitive attributes that are not known here, to be passed on with the Partial bit. Sorted by code.
+    /// Optional transitive attributes that are not known here, in the order of the message. They are passed on with the
+    /// Partial bit (RFC 4271 section 5).
     pub unknown: Vec<UnknownAttribute>,
 }
 

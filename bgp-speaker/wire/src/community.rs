@@ -71,10 +71,13 @@ impl FromStr for LargeCommunity {
     type Err = InvalidCommunity;
 
     fn from_str(text: &str) -> Result<LargeCommunity, InvalidCommunity> {
-        let invalid = || InvalidCommunity { text: text.to_owned(), expected: "three numbers 0..4294967295 joined by colons" };
+        let invalid =
+            || InvalidCommunity { text: text.to_owned(), expected: "three numbers 0..4294967295 joined by colons" };
         let mut parts = text.split(':').map(str::parse);
         match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(Ok(global)), Some(Ok(local1)), Some(Ok(local2)), None) => Ok(LargeCommunity { global, local1, local2 }),
+            (Some(Ok(global)), Some(Ok(local1)), Some(Ok(local2)), None) => {
+                Ok(LargeCommunity { global, local1, local2 })
+            }
             _ => Err(invalid()),
         }
     }

@@ -1,6 +1,6 @@
 //! What can be wrong with bytes, and what is to be done about it.
 
-use crate::{Family, Notification};
+use crate::{Family, Notification, NotificationCode};
 
 /// Bytes that end the session. The NOTIFICATION to send is ready.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -10,6 +10,16 @@ pub struct DecodeError {
     pub what: String,
     /// To be sent before the connection is closed.
     pub notification: Notification,
+}
+
+impl DecodeError {
+    /// Most octets of the peer's own bytes that are sent back to it, so that the NOTIFICATION fits any session.
+    const MAX_DATA: usize = 4096 - 21;
+
+    pub(crate) fn new(code: NotificationCode, what: impl Into<String>, data: &[u8]) -> DecodeError {
+        let data = data[..data.len().min(DecodeError::MAX_DATA)].to_vec();
+        DecodeError { what: what.into(), notification: Notification { code, data } }
+    }
 }
 
 /// What RFC 7606 section 2 asks for when an attribute is malformed, weakest first. When several apply, the strongest wins.
@@ -24,11 +34,16 @@ pub enum Remedy {
     SessionReset,
 }
 
+impl Malformed {
+    /// Most faults that are told of one UPDATE; the remedies of further ones are applied all the same.
+    pub const MAX_TOLD: usize = 16;
+}
+
 /// A fault in an UPDATE that was remedied without ending the session. To be logged and counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Malformed {
-    /// The IANA code of the attribute.
-    pub attribute: u8,
+    /// The IANA code of the attribute; `None` for the fields of IPv4 unicast outside of the attributes.
+    pub attribute: Option<u8>,
     pub remedy: Remedy,
     /// What was found, for people.
     pub what: String,
@@ -50,6 +65,6 @@ pub enum EncodeError {
     #[error("{what} cannot be sent as {family}")]
     WrongFamily { family: Family, what: String },
     /// The zettabgp encoder refused; a defect here, not bad input.
-    #[error("encoding attribute {attribute}: {what}")]
-    Attribute { attribute: u8, what: String },
+    #[error("encoding a {what}: {why}")]
+    Encoder { what: &'static str, why: String },
 }

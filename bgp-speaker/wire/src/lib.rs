@@ -15,6 +15,7 @@
 
 mod attributes;
 mod capability;
+mod codes;
 mod community;
 mod context;
 mod decode;
@@ -28,6 +29,7 @@ mod notification;
 mod open;
 pub mod pack;
 mod prefix;
+mod reader;
 mod update;
 
 pub use attributes::{Aggregator, AsPath, AsSegment, Origin, PathAttributes, SegmentKind, UnknownAttribute};

@@ -65,14 +65,15 @@ impl MessageType {
         })
     }
 
-    /// Least octets with header.
+    /// Least octets with header. ROUTE-REFRESH stands at the header alone, because a wrong length is an error of its own
+    /// (RFC 7313 section 5).
     pub const fn min_len(self) -> u16 {
         match self {
             MessageType::Open => 29,
             MessageType::Update => 23,
             MessageType::Notification => 21,
             MessageType::Keepalive => 19,
-            MessageType::RouteRefresh => 23,
+            MessageType::RouteRefresh => 19,
         }
     }
 }

@@ -137,7 +137,10 @@ pub enum NotificationCode {
     /// RFC 9687: the peer did not read for too long.
     SendHoldTimerExpired,
     /// A code that is not assigned, or a subcode where none is defined.
-    Other { code: u8, subcode: u8 },
+    Other {
+        code: u8,
+        subcode: u8,
+    },
 }
 
 impl NotificationCode {

@@ -9,9 +9,9 @@ use crate::{Family, PathAttributes, Prefix};
 /// attributes to be discarded are gone. Withdrawals come before reachability, also when a prefix is in both.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Update {
-    /// At most one entry a family.
+    /// At most one entry for the IPv4 field, one for MP_UNREACH_NLRI, and those that treat-as-withdraw made.
     pub withdrawn: Vec<Withdrawn>,
-    /// At most one entry a family. Empty: `attributes` mean nothing.
+    /// At most one entry for the IPv4 field and one for MP_REACH_NLRI. Empty: `attributes` mean nothing.
     pub reach: Vec<Reach>,
     pub attributes: PathAttributes,
     /// The message is the End-of-RIB marker of this family; nothing else is in it (RFC 4724 section 2).
@@ -41,7 +41,10 @@ pub enum NextHop {
     V4(Ipv4Addr),
     /// For IPv6 routes, and for IPv4 routes where RFC 8950 was negotiated. `link_local` goes with it if both speakers share
     /// a link (RFC 2545 section 3).
-    V6 { global: Ipv6Addr, link_local: Option<Ipv6Addr> },
+    V6 {
+        global: Ipv6Addr,
+        link_local: Option<Ipv6Addr>,
+    },
 }
 
 impl NextHop {
