@@ -1,0 +1,144 @@
+//! What the lab itself says to a cluster's API: is it ready, apply these manifests, which nodes are ready.
+//!
+//! Blocking on the outside: `up` and `status` are plain sequential programs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::GroupVersionKind;
+use kube::{Client, Config, discovery};
+use serde::Deserialize as _;
+use tokio::runtime::Runtime;
+
+/// Name under which the lab owns fields.
+const FIELD_MANAGER: &str = "causeway-lab";
+/// An answer takes milliseconds; one that takes longer is none.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// A connection to one cluster's API.
+pub(crate) struct Kubernetes {
+    runtime: Runtime,
+    client: Client,
+}
+
+/// A node by name, and whether it is ready; if not, why.
+#[derive(Debug, Clone, serde::Serialize)]
+pub(crate) struct NodeState {
+    pub(crate) name: String,
+    pub(crate) ready: bool,
+    pub(crate) reason: String,
+}
+
+/// A client for any kubeconfig file. Must run inside a runtime.
+pub(crate) async fn client(kubeconfig: &Path) -> Result<Client> {
+    // Fails only when a provider is installed already, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let file = || format!("kubeconfig {}", kubeconfig.display());
+    let text = Kubeconfig::read_from(kubeconfig).with_context(file)?;
+    let mut config = Config::from_custom_kubeconfig(text, &KubeConfigOptions::default()).await.with_context(file)?;
+    config.connect_timeout = Some(ANSWER_LIMIT);
+    Client::try_from(config).with_context(file)
+}
+
+impl Kubernetes {
+    pub(crate) fn connect(kubeconfig: &Path) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let client = runtime.block_on(client(kubeconfig))?;
+        Ok(Self { runtime, client })
+    }
+
+    /// What `/readyz` says, when it does not say `ok`.
+    pub(crate) fn not_ready(&self) -> Option<String> {
+        let request = http::Request::get("/readyz").body(Vec::new());
+        let answer = self.runtime.block_on(async {
+            tokio::time::timeout(ANSWER_LIMIT, self.client.request_text(request.ok()?)).await.ok()
+        });
+        match answer {
+            Some(Ok(_)) => None,
+            Some(Err(error)) => Some(format!("/readyz: {error}")),
+            None => Some("/readyz: no answer".into()),
+        }
+    }
+
+    pub(crate) fn nodes(&self) -> Result<Vec<NodeState>> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let list = self.runtime.block_on(nodes.list(&ListParams::default())).context("cannot list nodes")?;
+        Ok(list.items.iter().map(node_state).collect())
+    }
+
+    /// Deletes a Node object; one that is not there is no error.
+    pub(crate) fn delete_node(&self, name: &str) -> Result<()> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        match self.runtime.block_on(nodes.delete(name, &DeleteParams::default())) {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("cannot delete the Node {name}")),
+        }
+    }
+
+    /// Applies every document of a manifest, server-side. The error says whether the kind is not known yet.
+    pub(crate) fn apply(&self, file: &Path) -> Result<std::result::Result<usize, String>> {
+        let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let mut applied = 0;
+        for (index, document) in serde_yaml_ng::Deserializer::from_str(&text).enumerate() {
+            let place = || format!("{}, document {}", file.display(), index + 1);
+            let value = serde_json::Value::deserialize(document).with_context(place)?;
+            if value.is_null() {
+                continue;
+            }
+            let object: DynamicObject = serde_json::from_value(value).with_context(place)?;
+            match self.runtime.block_on(self.apply_object(&object)) {
+                Ok(()) => applied += 1,
+                Err(ApplyError::UnknownKind(reason)) => return Ok(Err(format!("{}: {reason}", place()))),
+                Err(ApplyError::Refused(error)) => return Err(error.context(place())),
+            }
+        }
+        Ok(Ok(applied))
+    }
+
+    async fn apply_object(&self, object: &DynamicObject) -> std::result::Result<(), ApplyError> {
+        let refused = |words: &str| ApplyError::Refused(anyhow!("{words}"));
+        let types = object.types.as_ref().ok_or_else(|| refused("apiVersion and kind are missing"))?;
+        let kind = GroupVersionKind::try_from(types).map_err(|error| ApplyError::Refused(anyhow!(error)))?;
+        let name = object.metadata.name.as_deref().ok_or_else(|| refused("metadata.name is missing"))?;
+        let (resource, capabilities) = discovery::pinned_kind(&self.client, &kind)
+            .await
+            .map_err(|error| ApplyError::UnknownKind(format!("{} {}: {error}", types.api_version, types.kind)))?;
+        let api: Api<DynamicObject> = match capabilities.scope {
+            discovery::Scope::Cluster => Api::all_with(self.client.clone(), &resource),
+            discovery::Scope::Namespaced => {
+                let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
+                Api::namespaced_with(self.client.clone(), namespace, &resource)
+            }
+        };
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        match api.patch(name, &parameters, &Patch::Apply(object)).await {
+            Ok(_) => Ok(()),
+            // A CRD is listed a moment before it is served.
+            Err(kube::Error::Api(status)) if status.code == 404 => Err(ApplyError::UnknownKind(status.message)),
+            Err(error) => Err(ApplyError::Refused(anyhow!(error).context(format!("{} {name}", types.kind)))),
+        }
+    }
+}
+
+enum ApplyError {
+    /// May pass: the CRD is not there yet.
+    UnknownKind(String),
+    /// Stays.
+    Refused(anyhow::Error),
+}
+
+fn node_state(node: &Node) -> NodeState {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready");
+    NodeState {
+        name: node.metadata.name.clone().unwrap_or_default(),
+        ready: ready.is_some_and(|condition| condition.status == "True"),
+        reason: ready.and_then(|condition| condition.message.clone()).unwrap_or_else(|| "no Ready condition".into()),
+    }
+}
+
