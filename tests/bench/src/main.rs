@@ -1,2 +1,91 @@
-//! (being written)
-fn main() {}
+//! Benchmarks with a peer beside ours in the same run: `causeway-bench latency|agent|cni|all [--write FILE]`.
+//!
+//! It needs root, makes its own network namespaces and labs, and takes them down. Figures are printed as a table and, with
+//! `--write`, saved with the machine and the versions that they come from. No figure is asserted.
+
+mod agent;
+mod cni;
+mod lab;
+mod latency;
+mod netns;
+mod report;
+mod rules;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use clap::{Parser, ValueEnum};
+
+#[derive(Parser)]
+#[command(about = "Runs benchmarks side by side with peers")]
+struct Args {
+    what: What,
+    /// Save the table as Markdown.
+    #[arg(long)]
+    write: Option<PathBuf>,
+    /// Interleaved rounds of the latency comparison.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Connections per path and round.
+    #[arg(long, default_value_t = 2_000)]
+    samples: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    Latency,
+    Agent,
+    Cni,
+    All,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "the benchmarks make network namespaces and load eBPF programs: run as root"
+    );
+    let mut table = report::Table::default();
+    let wanted = |what| args.what == What::All || args.what == what;
+    if wanted(What::Agent) {
+        agent::run(&mut table, 500)?;
+    }
+    if wanted(What::Cni) {
+        cni::run(&mut table, 100)?;
+    }
+    if wanted(What::Latency) {
+        latency::run(&mut table, args.rounds, args.samples)?;
+    }
+    if let Some(path) = &args.write {
+        table.write(path, &versions())?;
+        println!("written to {}", path.display());
+    }
+    Ok(())
+}
+
+/// The machine and the versions that the figures come from.
+fn versions() -> Vec<(String, String)> {
+    let first = |program: &str, args: &[&str]| {
+        let out = Command::new(program).args(args).output().ok()?;
+        let text = [out.stdout, out.stderr].concat();
+        String::from_utf8_lossy(&text).lines().next().map(str::trim).map(str::to_owned)
+    };
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpu.lines().find_map(|l| l.strip_prefix("model name").map(|m| m.trim_matches([' ', '\t', ':']).to_owned()));
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let rows = [
+        ("machine", Some(format!("{cores} x {}", model.unwrap_or_else(|| "unknown processor".to_owned())))),
+        ("load average at the end", load.split_whitespace().next().map(str::to_owned)),
+        ("kernel", first("uname", &["-sr"])),
+        ("compiler", first("rustc", &["--version"])),
+        ("commit", first("git", &["rev-parse", "--short", "HEAD"])),
+        ("FRR", first("/usr/lib/frr/bgpd", &["--version"])),
+        ("nftables", first("nft", &["--version"])),
+        ("iptables", first("iptables-legacy", &["--version"])),
+        ("CNI plugins", first("dpkg-query", &["-W", "-f", "${Version}", "containernetworking-plugins"])),
+    ];
+    rows.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
