@@ -145,7 +145,7 @@ fn schema(lab: &Lab) -> Result<String> {
 const UNPARSABLE: &str = r#"
 apiVersion: cilium.io/v2
 kind: CiliumBGPAdvertisement
-metadata: {name: bad-selector, labels: {advertise: bgp}}
+metadata: {name: bad-selector, labels: {advertise: rack}}
 spec:
   advertisements:
   - advertisementType: Service

@@ -131,7 +131,7 @@ fn udp(lab: &Lab, pods: &[Pod], vip: &(String, String)) -> Result<String> {
     for (from, addr) in
         [(pods[0].name.as_str(), &cluster4), (pods[0].name.as_str(), &cluster6), ("client", &vip.0), ("client", &vip.1)]
     {
-        let target = if addr.contains(':') { format!("udp://[{addr}]:5353") } else { format!("udp://{addr}:5353") };
+        let target = if addr.contains(':') { format!("udp://[{addr}]:82") } else { format!("udp://{addr}:82") };
         lab.exec(from, &[&echo, "get", &target, "--count", "20", "--json"])
             .with_context(|| format!("{target} from {from}"))?;
         total += 20;
@@ -181,8 +181,8 @@ fn masquerade(lab: &Lab, pods: &[Pod]) -> Result<String> {
 fn no_such_port(lab: &Lab, vip: &str) -> Result<String> {
     let before = drops(lab, "no-service")?;
     let echo = tool_path("causeway-echo")?;
-    let out = lab.command("client", &[&echo, "get", &url(vip, 81), "--count", "1", "--timeout", "1"])?.output()?;
-    ensure!(!out.status.success(), "port 81 answered: {}", text(&out));
+    let out = lab.command("client", &[&echo, "get", &url(vip, 83), "--count", "1", "--timeout", "1"])?.output()?;
+    ensure!(!out.status.success(), "port 83 answered: {}", text(&out));
     let after = drops(lab, "no-service")?;
     ensure!(after > before, "the counter no-service stood still at {before}");
     Ok(format!("counted as no-service: {before} -> {after} on all nodes"))
