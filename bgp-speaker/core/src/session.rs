@@ -47,7 +47,23 @@ const SEND_HOLD_MIN: Duration = Duration::from_secs(480);
 
 /// Names a connection between core and shell; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnId(pub u64);
+pub struct ConnId(u64);
+
+impl ConnId {
+    pub(crate) fn from_raw(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The first number for connections of the peer with index `peer`; counting up from it never meets another peer's.
+    pub(crate) fn first_of(peer: u32) -> u64 {
+        u64::from(peer) << 32
+    }
+
+    /// The index of the peer that the connection belongs to.
+    pub(crate) fn peer(self) -> u32 {
+        u32::try_from(self.0 >> 32).unwrap_or(u32::MAX)
+    }
+}
 
 /// Both ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +154,7 @@ pub(crate) enum Action {
     Moved { from: SessionState, to: SessionState, reason: Option<String> },
     NotificationReceived(Notification),
     Up(Arc<Negotiated>),
-    Down { conn: ConnId },
+    Down,
     Update(Box<Update>),
     Refresh(RouteRefresh),
 }
@@ -180,6 +196,11 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new() -> Self {
         Self { state: State::Idle { until: None }, failed_attempts: 0, failed_sessions: 0 }
+    }
+
+    /// A session that waits for nothing but the peer's connection.
+    pub(crate) fn accepting(now: Instant) -> Self {
+        Self { state: State::Active { retry: now + OPEN_HOLD }, ..Self::new() }
     }
 
     pub(crate) fn state(&self) -> SessionState {
@@ -453,7 +474,7 @@ fn hang_up(env: &mut Env<'_>, state: &State, notification: Option<Notification>)
     }
     env.act(Action::Close { conn });
     if matches!(state, State::Established { .. }) {
-        env.act(Action::Down { conn });
+        env.act(Action::Down);
     }
 }
 

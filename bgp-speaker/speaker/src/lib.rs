@@ -8,25 +8,37 @@
 //! thing again does nothing.
 
 mod desired;
+mod link;
+mod listen;
+mod owner;
+mod socket;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Instant, SystemTime};
 
-pub use causeway_bgp_core::*;
-use tokio::sync::watch;
+pub use causeway_bgp_core::{
+    Asn, BGP_PORT, Community, Counters, DEFAULT_CONNECT_RETRY_S, DEFAULT_HOLD_TIME_S, DEFAULT_KEEPALIVE_S, Family,
+    FamilyStatus, InstanceConfig, InstanceStatus, LargeCommunity, NegotiatedStatus, NotificationStatus, PeerConfig,
+    PeerStatus, Prefix, RouteAttrs, RouteSet, Secret, SessionState, SpeakerStatus,
+};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::desired::DesiredCell;
+use crate::owner::{Owner, Question};
+
+/// Questions that wait for the owner task; who asks more waits.
+const QUESTIONS: usize = 16;
 
 /// What the new process knows about the one before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartOptions {
-    /// A speaker with these sessions ran here a moment ago: the first OPEN to each peer says so (R bit, RFC 4724).
+    /// A speaker with these sessions ran here a moment ago: the OPENs to each peer say so (R bit, RFC 4724) until its
+    /// session is up or its restart time has passed.
     pub restarting: bool,
     /// Forwarding went on meanwhile, and was found intact (F bit). Only said where graceful restart is configured.
     pub forwarding_preserved: bool,
-    /// How long after the start an OPEN may still carry the R bit, whatever a peer's restart time is.
-    pub restart_window: Duration,
     /// Name for the FQDN capability; empty leaves it out.
     pub hostname: String,
     /// For the software version capability; empty leaves it out.
@@ -40,7 +52,6 @@ impl Default for StartOptions {
         Self {
             restarting: false,
             forwarding_preserved: false,
-            restart_window: Duration::from_secs(4095),
             hostname: String::new(),
             software: concat!("causeway/", env!("CARGO_PKG_VERSION")).to_owned(),
             seed: u64::from(std::process::id()),
@@ -63,6 +74,7 @@ pub struct AdvertisedRoutes {
 pub struct Speaker {
     desired: Arc<DesiredCell>,
     status: watch::Receiver<Arc<SpeakerStatus>>,
+    questions: mpsc::Sender<Question>,
 }
 
 impl Speaker {
@@ -72,13 +84,12 @@ impl Speaker {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn spawn(start: StartOptions) -> Self {
-        let _ = start;
-        let empty = SpeakerStatus {
-            epoch: (std::time::Instant::now(), std::time::SystemTime::now()),
-            instances: std::collections::BTreeMap::new(),
-        };
-        let (_sender, status) = watch::channel(Arc::new(empty));
-        Self { desired: Arc::new(DesiredCell::default()), status }
+        let empty = SpeakerStatus { epoch: (Instant::now(), SystemTime::now()), instances: BTreeMap::new() };
+        let (publish, status) = watch::channel(Arc::new(empty));
+        let (questions, asked) = mpsc::channel(QUESTIONS);
+        let desired = Arc::new(DesiredCell::default());
+        tokio::spawn(Owner::new(start, Arc::clone(&desired), asked, publish).run());
+        Self { desired, status, questions }
     }
 
     /// Adds or changes an instance. Peers that did not change keep their session; a removed peer is told so with Cease.
@@ -110,15 +121,20 @@ impl Speaker {
 
     /// The routes that `peer` has been told; `None` if there is no such peer.
     pub async fn routes(&self, instance: &str, peer: &str) -> Option<AdvertisedRoutes> {
-        let _ = (instance, peer);
-        None
+        let (answer, answered) = oneshot::channel();
+        let question = Question::Routes { instance: instance.to_owned(), peer: peer.to_owned(), answer };
+        self.questions.send(question).await.ok()?;
+        answered.await.ok().flatten()
     }
 
-    /// Ends all sessions and the owner task. `graceful`: connections close without NOTIFICATION, so that peers with
-    /// graceful restart keep the routes. Otherwise each peer gets Cease/Administrative Shutdown.
+    /// Ends all sessions and the owner task; returns when the connections are closed, after three seconds at most.
+    /// `graceful`: connections close without NOTIFICATION, so that peers with graceful restart keep the routes. Otherwise
+    /// each peer gets Cease/Administrative Shutdown, inside a Hard Reset where the peer would else keep the routes.
     pub async fn shutdown(self, graceful: bool) {
-        let _ = graceful;
-        self.desired.changed().await;
-        let _ = self.desired.take();
+        let (done, finished) = oneshot::channel();
+        if self.questions.send(Question::Shutdown { graceful, done }).await.is_ok() {
+            // An error means that the owner ended by itself, which is what was asked for.
+            let _ = finished.await;
+        }
     }
 }
