@@ -49,6 +49,9 @@ fn plain(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.remove("nullable");
+            if map.get("title").is_some_and(Value::is_string) {
+                map.remove("title");
+            }
             if map.get("default").is_some_and(is_empty) {
                 map.remove("default");
             }
@@ -169,7 +172,6 @@ fn fields_schema<T: schemars::JsonSchema>(description: &str) -> Value {
         .into_generator();
     let mut schema = generator.into_root_schema_for::<T>().to_value();
     if let Some(map) = schema.as_object_mut() {
-        map.remove("title");
         map.insert("description".into(), json!(description));
         // Server-side apply and pruning need the envelope's fields in a structural schema.
         if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
@@ -195,7 +197,10 @@ mod tests {
         for crd in crds() {
             let name = crd.metadata.name.as_deref().unwrap();
             let path = directory.join(format!("{}.yaml", name.trim_end_matches(".cilium.io")));
-            let text = format!("---\n{}", serde_yaml_ng::to_string(&crd).unwrap());
+            // kubectl reads YAML 1.1, in which a bare Yes is a boolean.
+            let text =
+                serde_yaml_ng::to_string(&crd).unwrap().replace("- Yes\n", "- 'Yes'\n").replace("- No\n", "- 'No'\n");
+            let text = format!("---\n{text}");
             if rewrite {
                 std::fs::create_dir_all(&directory).unwrap();
                 std::fs::write(&path, &text).unwrap();
@@ -236,6 +241,30 @@ mod tests {
         assert_eq!(yes_no["enum"], json!(["Yes", "No"]));
         let identity = schema_at("ciliumidentities", &["security-labels"]);
         assert_eq!(identity["additionalProperties"]["type"], "string");
+    }
+
+    #[test]
+    fn only_what_cilium_requires_is_required() {
+        let table = [
+            ("ciliumloadbalancerippools", &["spec"][..], json!(null)),
+            ("ciliumloadbalancerippools", &["spec", "blocks", "[]"], json!(null)),
+            ("ciliumbgpclusterconfigs", &["spec"], json!(["bgpInstances"])),
+            ("ciliumbgpclusterconfigs", &["spec", "bgpInstances", "[]"], json!(["name"])),
+            ("ciliumbgpclusterconfigs", &["spec", "bgpInstances", "[]", "peers", "[]"], json!(["name"])),
+            ("ciliumbgppeerconfigs", &["spec"], json!(null)),
+            ("ciliumbgppeerconfigs", &["spec", "families", "[]"], json!(["afi", "safi"])),
+            ("ciliumbgppeerconfigs", &["spec", "gracefulRestart"], json!(["enabled"])),
+            ("ciliumbgpadvertisements", &["spec", "advertisements", "[]"], json!(["advertisementType"])),
+            ("ciliumbgpnodeconfigs", &["spec", "bgpInstances", "[]", "peers", "[]"], json!(["name"])),
+            ("ciliumbgpnodeconfigs", &["status"], json!(null)),
+            ("ciliumnodes", &["spec"], json!(null)),
+            ("ciliumendpoints", &[], json!(null)),
+            ("ciliumendpoints", &["status"], json!(null)),
+            ("ciliumidentities", &[], json!(["security-labels"])),
+        ];
+        for (plural, path, required) in table {
+            assert_eq!(schema_at(plural, path)["required"], required, "{plural} {path:?}");
+        }
     }
 
     #[test]

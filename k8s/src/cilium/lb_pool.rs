@@ -36,7 +36,7 @@ pub struct CiliumLoadBalancerIPPoolSpec {
     #[serde(rename = "serviceSelector", skip_serializing_if = "Option::is_none")]
     pub service_selector: Option<LabelSelector>,
     /// `No` keeps the first and last address of each CIDR free (but not of /31, /32, /127, /128). Absent: `Yes`.
-    #[serde(rename = "allowFirstLastIPs", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "allowFirstLastIPs", default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "yes_no_schema")]
     pub allow_first_last_ips: Option<String>,
     /// Ranges of addresses.
