@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::reconciler::{Action, Counts, Policy, Reconciler, RowStatus};
+use crate::reconciler::{Action, Counts, Policy, Realised, Reconciler};
 use crate::shared::{Reader, Shared};
 
 /// Makes rows real. Called from one task, one key at a time.
@@ -19,12 +19,12 @@ pub struct Driver<K, V> {
     reader: Reader<K, V>,
     core: Reconciler<K, V>,
     /// State of each row that is desired or real. Synced once the desired table is synced and every row was tried.
-    status: Shared<K, RowStatus>,
+    realised: Shared<K, Realised<V>>,
 }
 
 impl<K: Ord + Clone, V: PartialEq> Driver<K, V> {
     pub fn new(desired: &Shared<K, V>, policy: Policy) -> Self {
-        Driver { reader: desired.reader(), core: Reconciler::new(policy), status: Shared::default() }
+        Driver { reader: desired.reader(), core: Reconciler::new(policy), realised: Shared::default() }
     }
 
     /// Takes over rows that are real already; see [`Reconciler::adopt`].
@@ -32,9 +32,9 @@ impl<K: Ord + Clone, V: PartialEq> Driver<K, V> {
         self.core.adopt(rows);
     }
 
-    /// The table of statuses, for those who wait for rows to be done and for people.
-    pub fn status(&self) -> Shared<K, RowStatus> {
-        self.status.clone()
+    /// The table of what is real, for those who wait for rows to be done and for people.
+    pub fn realised(&self) -> Shared<K, Realised<V>> {
+        self.realised.clone()
     }
 
     /// Runs until cancelled. `observe` sees every action with its result and the counts afterwards.
@@ -89,10 +89,10 @@ impl<K: Ord + Clone, V: PartialEq> Driver<K, V> {
         if touched.is_empty() && !synced {
             return;
         }
-        self.status.write(|t| {
+        self.realised.write(|t| {
             for key in touched {
-                match self.core.status(&key) {
-                    Some(status) => t.set(key, status),
+                match self.core.realised(&key) {
+                    Some(row) => t.set(key, row),
                     None => t.delete(&key),
                 };
             }
@@ -111,6 +111,7 @@ fn now() -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RowStatus;
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
@@ -154,17 +155,18 @@ mod tests {
         *fake.failures_left.lock().unwrap() = 3;
         let mut driver = Driver::new(&desired, Policy { delete_delay: Duration::from_secs(1), ..Policy::default() });
         driver.adopt([(9, Some(9))]);
-        let status = driver.status();
+        let realised = driver.realised();
         let task = tokio::spawn(driver.run(fake.clone(), |_, _, _| {}));
         desired.set(1, 1);
         desired.mark_synced();
-        let mut reader = status.reader();
-        while status.get(&1).as_deref() != Some(&RowStatus::Done) || status.get(&9).is_some() {
+        let mut reader = realised.reader();
+        while realised.get(&1).is_none_or(|r| r.status != RowStatus::Done) || realised.get(&9).is_some() {
             reader.changed().await;
             reader.changes();
         }
         assert_eq!(*fake.real.lock().unwrap(), BTreeMap::from([(1, 1)]));
-        assert!(status.synced());
+        assert_eq!(realised.get(&1).unwrap().actual.as_deref(), Some(&1));
+        assert!(realised.synced());
         task.abort();
     }
 }

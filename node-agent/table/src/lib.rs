@@ -15,6 +15,6 @@ mod shared;
 mod table;
 
 pub use drive::{Apply, Driver};
-pub use reconciler::{Action, Backoff, Counts, Policy, Reconciler, RowStatus};
+pub use reconciler::{Action, Backoff, Counts, Policy, Realised, Reconciler, RowStatus};
 pub use shared::{Reader, Shared};
 pub use table::{Changes, MAX_TOMBSTONES, Revision, Row, Table};

@@ -26,6 +26,20 @@ pub enum RowStatus {
     Failed { message: String, attempts: u32, retry_at: Instant },
 }
 
+/// A row as it is: how far it is, and what is real of it.
+#[derive(Debug)]
+pub struct Realised<V> {
+    pub status: RowStatus,
+    /// What was last made real; `None` when an attempt failed or nothing was made yet.
+    pub actual: Option<Arc<V>>,
+}
+
+impl<V: PartialEq> PartialEq for Realised<V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.status == other.status && self.actual == other.actual
+    }
+}
+
 /// Delays between attempts: doubled from `first` to `most`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
@@ -223,6 +237,11 @@ impl<K: Ord + Clone, V: PartialEq> Reconciler<K, V> {
     /// Keys whose status may have changed since the last call.
     pub fn take_touched(&mut self) -> BTreeSet<K> {
         std::mem::take(&mut self.touched)
+    }
+
+    /// A row's state with what is real of it; `None`: neither desired nor real.
+    pub fn realised(&self, key: &K) -> Option<Realised<V>> {
+        Some(Realised { status: self.status(key)?, actual: self.actual(key).cloned() })
     }
 
     /// What was last made real at this key.
