@@ -16,7 +16,7 @@ pub enum Error {
     #[error("{doing}: interface {ifindex} does not exist in this network namespace")]
     NoInterface { doing: &'static str, ifindex: u32 },
     /// The pin directory cannot be used.
-    #[error("{doing} {path}: {source}; is a BPF filesystem mounted there? (mount -t bpf bpf /sys/fs/bpf)",
+    #[error("{doing} {path}: {source}; is a BPF filesystem mounted there (mount -t bpf bpf /sys/fs/bpf), and is the path free of dots?",
         path = path.display())]
     Pin { doing: &'static str, path: PathBuf, source: std::io::Error },
     /// This program was built without the eBPF object.

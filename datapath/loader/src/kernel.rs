@@ -1,6 +1,6 @@
 //! The datapath in the kernel: pinned maps and tcx links, and the programs that this process loaded.
 //!
-//! Layout of the pins: `<pin_root>/v<layout>/<MAP>` and `<pin_root>/v<layout>/links/<ifindex>.<program>`. One process
+//! Layout of the pins: `<pin_root>/v<layout>/<MAP>` and `<pin_root>/v<layout>/links/<ifindex>-<program>`. One process
 //! at a time works on a pin root; a lock on the directory sees to that.
 
 mod flows;

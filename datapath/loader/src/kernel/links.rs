@@ -21,12 +21,13 @@ pub(super) fn with_program<R>(ebpf: &mut Ebpf, hook: Hook, f: impl FnOnce(&mut S
     Ok(f(program))
 }
 
+/// The kernel reserves dots in names of pins.
 fn pin_path(dir: &Path, ifindex: u32, hook: Hook) -> PathBuf {
-    dir.join(LINKS).join(format!("{ifindex}.{hook}"))
+    dir.join(LINKS).join(format!("{ifindex}-{hook}"))
 }
 
 fn parse_pin(name: &str) -> Option<(u32, Hook)> {
-    let (ifindex, program) = name.split_once('.')?;
+    let (ifindex, program) = name.split_once('-')?;
     let hook = Hook::ALL.into_iter().find(|hook| hook.program() == program)?;
     Some((ifindex.parse().ok()?, hook))
 }
@@ -141,7 +142,7 @@ mod tests {
             let path = pin_path(Path::new("/x"), 17, hook);
             assert_eq!(parse_pin(path.file_name().unwrap().to_str().unwrap()), Some((17, hook)));
         }
-        for odd in ["17", "x.from_pod", "17.other", "17.from_pod.old", ""] {
+        for odd in ["17", "x-from_pod", "17-other", "17-from_pod-old", ""] {
             assert_eq!(parse_pin(odd), None, "{odd}");
         }
     }
