@@ -1,13 +1,50 @@
 //! The agent's tables by name. `intent` and `cni` fill the first group, `control` the second, `realize` reads it.
 
 use causeway_api::cni::Attachment;
+use causeway_bgp_speaker::Secret;
+use causeway_datapath_loader::Frontend;
+use causeway_k8s::checked::{Advertisement, PeerConfig};
 use causeway_table::Shared;
+use ipnet::IpNet;
 
-use crate::intent;
+use crate::control::ipcache::IpcacheRow;
+use crate::control::services::LbRow;
+use crate::intent::bgp::OwnConfig;
+use crate::intent::cilium::{Identity, RemoteEndpoint};
+use crate::intent::endpoint::LocalEndpoint;
+use crate::intent::node::{Namespace, Node};
+use crate::intent::pod::Pod;
+use crate::intent::service::Service;
+use crate::intent::slice::{Slice, SliceKey};
+use crate::intent::watch::{RejectedKey, WatchState};
+use crate::intent::{Key, Rejected};
 
 /// Handles of all tables; clones name the same tables.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tables {
+    // Intent.
+    pub(crate) services: Shared<Key, Service>,
+    pub(crate) slices: Shared<SliceKey, Slice>,
+    pub(crate) nodes: Shared<Key, Node>,
+    pub(crate) namespaces: Shared<Key, Namespace>,
+    /// Pods of this node.
+    pub(crate) pods: Shared<Key, Pod>,
+    /// Endpoints that other agents, and this one, have told Kubernetes of.
+    pub(crate) remote_endpoints: Shared<Key, RemoteEndpoint>,
+    pub(crate) identities: Shared<u32, Identity>,
+    /// At most one row: the own node's.
+    pub(crate) bgp_config: Shared<Key, OwnConfig>,
+    pub(crate) bgp_peer_configs: Shared<Key, PeerConfig>,
+    pub(crate) bgp_advertisements: Shared<Key, Advertisement>,
+    pub(crate) bgp_secrets: Shared<Key, Secret>,
     /// Pods attached to this node, written by `cni`.
-    pub(crate) endpoints: Shared<Attachment, intent::endpoint::LocalEndpoint>,
+    pub(crate) endpoints: Shared<Attachment, LocalEndpoint>,
+
+    // Desired.
+    pub(crate) lb: Shared<Frontend, LbRow>,
+    pub(crate) ipcache: Shared<IpNet, IpcacheRow>,
+
+    // About the inputs.
+    pub(crate) rejected: Shared<RejectedKey, Rejected>,
+    pub(crate) watches: Shared<String, WatchState>,
 }

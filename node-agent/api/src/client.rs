@@ -28,7 +28,9 @@ pub enum ClientError {
     #[error("the agent at {socket} did not answer `{method}`: {source}")]
     Broken { socket: String, method: &'static str, source: io::Error },
     /// The two sides are of different versions.
-    #[error("the agent's answer to `{method}` was not understood ({source}); are the agent and this program of the same version?")]
+    #[error(
+        "the agent's answer to `{method}` was not understood ({source}); are the agent and this program of the same version?"
+    )]
     Answer { method: &'static str, source: serde_json::Error },
     /// The agent understood and refused.
     #[error(transparent)]
@@ -53,7 +55,8 @@ impl Client {
     /// Calls one method and waits for its answer.
     pub fn call<M: Method>(&self, _method: M, params: &M::Params) -> Result<M::Reply, ClientError> {
         let answer = |source| ClientError::Answer { method: M::NAME, source };
-        let broken = |source| ClientError::Broken { socket: self.socket.display().to_string(), method: M::NAME, source };
+        let broken =
+            |source| ClientError::Broken { socket: self.socket.display().to_string(), method: M::NAME, source };
         let mut line = serde_json::to_vec(&serde_json::json!({"method": M::NAME, "params": params})).map_err(answer)?;
         line.push(b'\n');
         let stream = self.connect()?;

@@ -1,0 +1,315 @@
+//! Which identity each address has, and what is natively routed. Keyed: a changed object costs its own prefixes.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use causeway_api::cni::Attachment;
+use causeway_datapath_loader::IpcacheEntry;
+use causeway_table::{Changes, Shared, Table};
+use ipnet::IpNet;
+
+use super::claims::Claims;
+use super::services::Families;
+use crate::intent::cilium::RemoteEndpoint;
+use crate::intent::endpoint::LocalEndpoint;
+use crate::intent::node::Node;
+use crate::intent::slice::{Slice, SliceKey};
+use crate::intent::Key;
+
+/// Reserved identities (Cilium `pkg/identity/numericidentity.go`).
+pub(crate) mod reserved {
+    pub(crate) const HOST: u32 = 1;
+    pub(crate) const WORLD: u32 = 2;
+    /// An address of the cluster whose pod nobody has told us of.
+    pub(crate) const UNMANAGED: u32 = 3;
+    pub(crate) const REMOTE_NODE: u32 = 6;
+    pub(crate) const KUBE_APISERVER: u32 = 7;
+    /// World, told apart by family where both are served.
+    pub(crate) const WORLD_IPV4: u32 = 9;
+    pub(crate) const WORLD_IPV6: u32 = 10;
+
+    /// Names as Cilium has them, for lists.
+    pub(crate) const NAMES: &[(u32, &str)] = &[
+        (HOST, "reserved:host"),
+        (WORLD, "reserved:world"),
+        (UNMANAGED, "reserved:unmanaged"),
+        (4, "reserved:health"),
+        (5, "reserved:init"),
+        (REMOTE_NODE, "reserved:remote-node"),
+        (KUBE_APISERVER, "reserved:kube-apiserver"),
+        (8, "reserved:ingress"),
+        (WORLD_IPV4, "reserved:world-ipv4"),
+        (WORLD_IPV6, "reserved:world-ipv6"),
+    ];
+}
+
+/// Who says what an address is. Of several, the first in this order is believed: what this node knows itself comes
+/// before what others write.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Source {
+    LocalEndpoint(Attachment),
+    Node(Key),
+    RemoteEndpoint(Key),
+    ApiServer,
+    PodCidrs(Key),
+    World,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::LocalEndpoint(a) => write!(f, "endpoint {:.12}", a.container_id),
+            Source::Node(k) => write!(f, "node {k}"),
+            Source::RemoteEndpoint(k) => write!(f, "pod {k}"),
+            Source::ApiServer => f.write_str("service default/kubernetes"),
+            Source::PodCidrs(k) => write!(f, "pod CIDR of node {k}"),
+            Source::World => f.write_str("reserved"),
+        }
+    }
+}
+
+/// A desired row of the datapath's ipcache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IpcacheRow {
+    pub(crate) entry: IpcacheEntry,
+    pub(crate) source: Source,
+}
+
+/// What the controller reads.
+#[derive(Debug, Clone)]
+pub(crate) struct Inputs {
+    pub(crate) nodes: Shared<Key, Node>,
+    pub(crate) endpoints: Shared<Attachment, LocalEndpoint>,
+    pub(crate) remote_endpoints: Shared<Key, RemoteEndpoint>,
+    pub(crate) slices: Shared<SliceKey, Slice>,
+}
+
+/// What changed, per input.
+pub(crate) struct Changed {
+    pub(crate) nodes: Changes<Key>,
+    pub(crate) endpoints: Changes<Attachment>,
+    pub(crate) remote_endpoints: Changes<Key>,
+    /// A slice of `default/kubernetes` changed.
+    pub(crate) api_server: bool,
+}
+
+pub(crate) struct Controller {
+    inputs: Inputs,
+    out: Shared<IpNet, IpcacheRow>,
+    claims: Claims<Source, IpNet, IpcacheEntry>,
+    node: String,
+    families: Families,
+}
+
+impl Controller {
+    pub(crate) fn new(inputs: Inputs, out: &Shared<IpNet, IpcacheRow>, node: &str, families: Families) -> Controller {
+        let mut controller =
+            Controller { inputs, out: out.clone(), claims: Claims::default(), node: node.to_owned(), families };
+        controller.set(&Source::World, world(families));
+        controller
+    }
+
+    pub(crate) fn update(&mut self, changed: Changed) {
+        for key in keys_of(changed.nodes, &self.inputs.nodes) {
+            let (addresses, cidrs) = match self.inputs.nodes.get(&key) {
+                Some(node) => (self.node_addresses(&key, &node), pod_cidrs(&node)),
+                None => (BTreeMap::new(), BTreeMap::new()),
+            };
+            self.set(&Source::Node(key.clone()), addresses);
+            self.set(&Source::PodCidrs(key), cidrs);
+        }
+        for key in keys_of(changed.endpoints, &self.inputs.endpoints) {
+            let rows = self.inputs.endpoints.get(&key).map(|e| {
+                let ips = e.ipv4.map(IpAddr::from).into_iter().chain(e.ipv6.map(IpAddr::from));
+                hosts(ips, IpcacheEntry { identity: e.identity, in_cluster: true })
+            });
+            self.set(&Source::LocalEndpoint(key), rows.unwrap_or_default());
+        }
+        for key in keys_of(changed.remote_endpoints, &self.inputs.remote_endpoints) {
+            let rows = self.inputs.remote_endpoints.get(&key).map(|e| {
+                hosts(e.addresses.iter().copied(), IpcacheEntry { identity: e.identity, in_cluster: true })
+            });
+            self.set(&Source::RemoteEndpoint(key), rows.unwrap_or_default());
+        }
+        if changed.api_server {
+            self.update_api_server();
+        }
+        if self.inputs.nodes.synced() && self.inputs.remote_endpoints.synced() && self.inputs.endpoints.synced() {
+            self.out.mark_synced();
+        }
+    }
+
+    /// The API server's own addresses: backends of `default/kubernetes`. They may be outside of the cluster's nodes, so
+    /// that they are not taken for natively routed.
+    fn update_api_server(&mut self) {
+        let service = api_server();
+        let ips: Vec<IpAddr> = self.inputs.slices.read(|t| {
+            let from = SliceKey::first(&service);
+            let mine = t.iter_from(&from).take_while(|(k, _)| k.service == service);
+            mine.flat_map(|(_, s)| s.endpoints.iter().map(|e| e.address)).collect()
+        });
+        let entry = IpcacheEntry { identity: reserved::KUBE_APISERVER, in_cluster: false };
+        self.set(&Source::ApiServer, hosts(ips.into_iter(), entry));
+    }
+
+    fn node_addresses(&self, key: &Key, node: &Node) -> BTreeMap<IpNet, IpcacheEntry> {
+        let identity = if key.name == self.node { reserved::HOST } else { reserved::REMOTE_NODE };
+        hosts(node.addresses.iter().map(|a| a.ip), IpcacheEntry { identity, in_cluster: true })
+    }
+
+    fn set(&mut self, source: &Source, mut rows: BTreeMap<IpNet, IpcacheEntry>) {
+        rows.retain(|prefix, _| self.families.has(prefix.addr()));
+        let touched = self.claims.set(source, rows);
+        self.out.write(|t| {
+            for prefix in touched {
+                match self.claims.get(&prefix) {
+                    Some((source, entry)) => t.set(prefix, IpcacheRow { entry: *entry, source: source.clone() }),
+                    None => t.delete(&prefix),
+                };
+            }
+        });
+    }
+}
+
+/// The Service of the API server.
+pub(crate) fn api_server() -> Key {
+    Key::new("default", "kubernetes")
+}
+
+fn keys_of<K: Ord + Clone, V: PartialEq>(changes: Changes<K>, table: &Shared<K, V>) -> Vec<K> {
+    match changes {
+        Changes::Keys(keys) => keys,
+        // Deletions from far back are forgotten. The claims of a deleted object then stay until the agent restarts:
+        // 4,096 deletions within one wake-up do not happen, and the identity of a vanished address is of no use.
+        Changes::Reset => table.read(|t: &Table<K, V>| t.iter().map(|(k, _)| k.clone()).collect()),
+    }
+}
+
+fn world(families: Families) -> BTreeMap<IpNet, IpcacheEntry> {
+    let both = families.v4 && families.v6;
+    let entry = |identity| IpcacheEntry { identity: if both { identity } else { reserved::WORLD }, in_cluster: false };
+    let any = |ip: IpAddr| IpNet::new(ip, 0).expect("0 is a prefix length of both families");
+    BTreeMap::from([
+        (any(Ipv4Addr::UNSPECIFIED.into()), entry(reserved::WORLD_IPV4)),
+        (any(Ipv6Addr::UNSPECIFIED.into()), entry(reserved::WORLD_IPV6)),
+    ])
+}
+
+fn pod_cidrs(node: &Node) -> BTreeMap<IpNet, IpcacheEntry> {
+    let entry = IpcacheEntry { identity: reserved::UNMANAGED, in_cluster: true };
+    node.pod_cidrs.iter().map(|cidr| (*cidr, entry)).collect()
+}
+
+fn hosts(ips: impl Iterator<Item = IpAddr>, entry: IpcacheEntry) -> BTreeMap<IpNet, IpcacheEntry> {
+    ips.map(|ip| (IpNet::from(ip), entry)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intent::node::NodeAddress;
+
+    fn inputs() -> Inputs {
+        Inputs {
+            nodes: Shared::default(),
+            endpoints: Shared::default(),
+            remote_endpoints: Shared::default(),
+            slices: Shared::default(),
+        }
+    }
+
+    fn node(ips: &[&str], cidrs: &[&str]) -> Node {
+        Node {
+            uid: String::new(),
+            labels: BTreeMap::new(),
+            pod_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
+            addresses: ips.iter().map(|ip| NodeAddress { ip: ip.parse().unwrap(), internal: true }).collect(),
+            provider_id: None,
+            boot_id: None,
+            taints: Box::default(),
+        }
+    }
+
+    fn none() -> Changed {
+        Changed {
+            nodes: Changes::Keys(vec![]),
+            endpoints: Changes::Keys(vec![]),
+            remote_endpoints: Changes::Keys(vec![]),
+            api_server: false,
+        }
+    }
+
+    fn lines(out: &Shared<IpNet, IpcacheRow>) -> Vec<String> {
+        out.read(|t| {
+            t.iter()
+                .map(|(p, r)| format!("{p} {}{} {}", r.entry.identity, if r.entry.in_cluster { " in" } else { "" }, r.source))
+                .collect()
+        })
+    }
+
+    #[test]
+    fn nodes_pods_and_the_world() {
+        let (inputs, out) = (inputs(), Shared::default());
+        let mut c = Controller::new(inputs.clone(), &out, "n1", Families { v4: true, v6: true });
+        inputs.nodes.set(Key::new("", "n1"), node(&["10.0.0.11"], &["10.1.1.0/24"]));
+        inputs.nodes.set(Key::new("", "n2"), node(&["10.0.0.12", "fd00:10::12"], &["10.1.2.0/24"]));
+        let remote = |id, ip: &str| RemoteEndpoint { addresses: [ip.parse().unwrap()].into(), identity: id };
+        inputs.remote_endpoints.set(Key::new("d", "web"), remote(4321, "10.1.2.7"));
+        let nodes = Changes::Keys(vec![Key::new("", "n1"), Key::new("", "n2")]);
+        let pods = Changes::Keys(vec![Key::new("d", "web")]);
+        c.update(Changed { nodes, remote_endpoints: pods, ..none() });
+        assert_eq!(
+            lines(&out),
+            [
+                "0.0.0.0/0 9 reserved",
+                "10.0.0.11/32 1 in node n1",
+                "10.0.0.12/32 6 in node n2",
+                "10.1.1.0/24 3 in pod CIDR of node n1",
+                "10.1.2.0/24 3 in pod CIDR of node n2",
+                "10.1.2.7/32 4321 in pod d/web",
+                "::/0 10 reserved",
+                "fd00:10::12/128 6 in node n2",
+            ]
+        );
+        assert!(!out.synced());
+        inputs.nodes.delete(&Key::new("", "n2"));
+        inputs.nodes.mark_synced();
+        inputs.endpoints.mark_synced();
+        inputs.remote_endpoints.mark_synced();
+        c.update(Changed { nodes: Changes::Keys(vec![Key::new("", "n2")]), ..none() });
+        assert_eq!(lines(&out).len(), 5);
+        assert!(out.synced());
+    }
+
+    #[test]
+    fn what_the_node_knows_itself_comes_first() {
+        let (inputs, out) = (inputs(), Shared::default());
+        let mut c = Controller::new(inputs.clone(), &out, "n1", Families { v4: true, v6: false });
+        let stale = RemoteEndpoint { addresses: ["10.1.1.2".parse().unwrap()].into(), identity: 300 };
+        inputs.remote_endpoints.set(Key::new("d", "old"), stale);
+        let attachment = Attachment { container_id: "0123456789abcdef".into(), ifname: "eth0".into() };
+        inputs.endpoints.set(
+            attachment.clone(),
+            LocalEndpoint {
+                id: 7,
+                attachment: attachment.clone(),
+                pod: causeway_api::cni::PodRef::default(),
+                netns: String::new(),
+                ipv4: Some(Ipv4Addr::new(10, 1, 1, 2)),
+                ipv6: Some("fd00::2".parse().unwrap()),
+                host_ifname: String::new(),
+                ifindex: 1,
+                mac: [0; 6],
+                host_mac: [0; 6],
+                identity: 5000,
+                labels: vec![],
+            },
+        );
+        let old = Changes::Keys(vec![Key::new("d", "old")]);
+        c.update(Changed { endpoints: Changes::Keys(vec![attachment.clone()]), remote_endpoints: old, ..none() });
+        assert_eq!(lines(&out), ["0.0.0.0/0 2 reserved", "10.1.1.2/32 5000 in endpoint 0123456789ab"]);
+        inputs.endpoints.delete(&attachment);
+        c.update(Changed { endpoints: Changes::Keys(vec![attachment]), ..none() });
+        assert_eq!(lines(&out)[1], "10.1.1.2/32 300 in pod d/old");
+    }
+}
