@@ -8,6 +8,7 @@
 //! thing again does nothing.
 
 mod desired;
+pub mod file;
 mod link;
 mod listen;
 mod owner;
