@@ -5,8 +5,10 @@
 #![no_std]
 #![no_main]
 
+mod kernel;
 mod maps;
 mod programs;
+mod skb;
 
 /// The licence that the kernel asks for: some helpers are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]

@@ -8,6 +8,7 @@ use causeway_datapath_abi::{
     Addr, COUNTERS_LEN, Count, Endpoint, Flow, FragmentKey, FragmentPorts, IpcacheEntry, NodeConfig, Service,
     ServiceKey, Slot, SlotKey, Tuple,
 };
+use causeway_datapath_logic::Scratch;
 
 #[map]
 pub static ENDPOINTS: HashMap<Addr, Endpoint> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
@@ -30,6 +31,10 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_
 
 #[map]
 pub static COUNTERS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
+
+/// Working memory of one run, per CPU; too big for the stack.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// Overridden by the loader before the object is loaded, frozen from then on.
 #[unsafe(no_mangle)]

@@ -1,0 +1,47 @@
+//! Packets that the host's stack sends to a pod: answers of backends in the host's namespace, errors of the stack
+//! about translated packets, and connections of the host itself.
+
+use causeway_datapath_abi::Counter;
+
+use crate::deliver::{is_local_scope, is_plain, translate_all};
+use crate::flows;
+use crate::node::Node;
+use crate::packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet};
+use crate::parse::{self, L4};
+use crate::way::find;
+use crate::{Scratch, Verdict, counted, fragments};
+
+/// Decides about a packet on its way into a pod, rewrites it, and counts the outcome.
+#[inline(always)]
+pub fn to_pod<P: Packet, N: Node>(pkt: &mut P, node: &mut N, s: &mut Scratch) -> Verdict {
+    let verdict = decide(pkt, node, s).unwrap_or_else(Verdict::Drop);
+    counted(node, pkt.size(), verdict)
+}
+
+#[inline(always)]
+fn decide<P: Packet, N: Node>(pkt: &mut P, node: &mut N, s: &mut Scratch) -> Result<Verdict, Counter> {
+    let is_v6 = match pkt.ether_type() {
+        ETHERTYPE_IPV4 => false,
+        ETHERTYPE_IPV6 => true,
+        _ => return Ok(Verdict::Stack),
+    };
+    // The stack knows better than we what it sends; what we cannot read is not ours to translate.
+    if parse::outer(pkt, ETHERNET_LEN, is_v6, &mut s.headers).is_err() {
+        return Ok(Verdict::Stack);
+    }
+    let t = &s.headers.tuple;
+    if matches!(s.headers.kind, L4::Discovery) || is_local_scope(&t.dst, is_v6) || is_local_scope(&t.src, is_v6) {
+        return Ok(Verdict::Stack);
+    }
+    s.now_s = node.now_s();
+    fragments::borrow_ports(node, &mut s.headers, s.now_s);
+    if !find(pkt, node, s) {
+        if matches!(s.headers.kind, L4::Tcp | L4::Udp | L4::Echo | L4::Fixed) {
+            flows::note(node, s);
+        }
+    } else if !is_plain(s) {
+        fragments::lend_ports(node, &s.headers, s.now_s);
+        translate_all(pkt, s)?;
+    }
+    Ok(Verdict::Stack)
+}
