@@ -207,7 +207,7 @@ fn check_limits(topology: &Topology) -> Result<(), PlanError> {
 /// The IPv6 group that shows `number` with its decimal digits: 11 becomes `::11`, which is 0x11.
 fn digits(number: u8) -> u16 {
     let number = u16::from(number);
-    (number / 100) << 8 | (number / 10 % 10) << 4 | number % 10
+    (number / 100) << 8 | (number / 10 % 10) << 4 | (number % 10)
 }
 
 fn bridge(family: u8, tor: u8, host: u8) -> BridgePlan {

@@ -225,7 +225,7 @@ pub(crate) fn wait_established(lab: &Lab, plan: &Plan, records: &[Record], nodes
 fn mount_bpf() -> Result<()> {
     let dir = Path::new("/sys/fs/bpf");
     let here = nix::sys::statfs::statfs(dir).context("/sys/fs/bpf is missing; is the kernel built with BPF?")?;
-    if i64::from(here.filesystem_type().0) == BPF_FS_MAGIC {
+    if here.filesystem_type().0 == BPF_FS_MAGIC {
         return Ok(());
     }
     mount(Some("bpf"), dir, Some("bpf"), MsFlags::empty(), None::<&str>).context("cannot mount bpffs on /sys/fs/bpf")
