@@ -1,4 +1,7 @@
 //! The topology as a drawing in text, and as a table of cables.
+//!
+//! Clients stand above, switches in the middle, clusters below. Between two rows each ToR has a rail of its own, on
+//! which all its cables end; `●` is an end, where lines merely cross stands `┼`.
 
 use std::fmt::Write as _;
 
@@ -7,32 +10,191 @@ use crate::spec::Role;
 
 /// Space between two boxes.
 const GAP: usize = 2;
+/// Columns between two cables of one host.
+const CABLE_STEP: usize = 4;
 
-/// Clients above, switches in the middle, clusters below, then every cable with its addresses.
+/// A box with its place in the row.
+struct Boxed {
+    left: usize,
+    lines: Vec<String>,
+}
+
+impl Boxed {
+    fn width(&self) -> usize {
+        box_width(&self.lines)
+    }
+}
+
+/// A cable's end at a box: the column, and the rail (the ToR's number).
+type End = (usize, usize);
+
+/// Boxes and cables, then ranges and every cable with its addresses.
 #[must_use]
 pub fn draw(plan: &Plan) -> String {
-    let mut out = String::new();
-    let clients: Vec<Vec<String>> =
-        plan.hosts.iter().filter(|host| host.role == Role::Client).map(|host| host_box(host, "outside")).collect();
-    let tors: Vec<Vec<String>> = plan
-        .tors
-        .iter()
-        .map(|tor| {
-            vec![
-                format!("{}  AS {}", tor.name, tor.asn),
-                format!("{}  {}", tor.out.v4, tor.out.v6),
-                format!("{}  {}", tor.rack.v4, tor.rack.v6),
-            ]
-        })
-        .collect();
-    let width = clusters_width(plan).max(row_width(&tors)).max(row_width(&clients));
-    boxes(&mut out, &clients, width);
-    joint(&mut out, clients.len(), tors.len(), width);
-    boxes(&mut out, &tors, width);
+    let rail = |tor: &str| plan.tors.iter().position(|other| other.name == tor).unwrap_or(0);
+    let (clients, others): (Vec<&HostPlan>, Vec<&HostPlan>) =
+        plan.hosts.iter().partition(|host| host.role == Role::Client);
+    let tor_lines = plan.tors.iter().map(|tor| {
+        vec![
+            format!("{}  AS {}", tor.name, tor.asn),
+            format!("out  {}  {}", tor.out.v4, tor.out.v6),
+            format!("rack {}  {}", tor.rack.v4, tor.rack.v6),
+        ]
+    });
+    let client_lines: Vec<Vec<String>> = clients.iter().map(|host| host_lines(plan, host)).collect();
+    let other_lines: Vec<Vec<String>> = others.iter().map(|host| host_lines(plan, host)).collect();
+    let tor_lines: Vec<Vec<String>> = tor_lines.collect();
+    let width = [&client_lines, &tor_lines, &other_lines].map(|row| row_width(row)).into_iter().max().unwrap_or(0);
+    let [client_boxes, tor_boxes, other_boxes] =
+        [client_lines, tor_lines, other_lines].map(|lines| place(lines, width));
+
+    let mut grid = Grid::default();
+    let tor_ends: Vec<End> =
+        tor_boxes.iter().enumerate().map(|(number, tor)| ((tor.left + tor.width() / 2) | 1, number)).collect();
+    let ends = |hosts: &[&HostPlan], boxes: &[Boxed]| -> Vec<End> {
+        let of = |(host, at): (&&HostPlan, &Boxed)| {
+            let first = (at.left + 3) & !1;
+            let cables = host.cables.iter().enumerate();
+            cables.map(|(index, cable)| (first + index * CABLE_STEP, rail(&cable.tor))).collect::<Vec<_>>()
+        };
+        hosts.iter().zip(boxes).flat_map(of).collect()
+    };
+    if !clients.is_empty() {
+        let down = ends(&clients, &client_boxes);
+        grid.boxes(&client_boxes, &[], &down);
+        grid.rails(&down, &tor_ends, plan.tors.len());
+        grid.boxes(&tor_boxes, &tor_ends, &tor_ends);
+    } else {
+        grid.boxes(&tor_boxes, &[], &tor_ends);
+    }
+    let up = ends(&others, &other_boxes);
+    grid.rails(&tor_ends, &up, plan.tors.len());
+    grid.boxes(&other_boxes, &up, &[]);
+    let mut out = grid.text();
+    clusters(&mut out, plan);
+    cables(&mut out, plan);
+    out
+}
+
+fn host_lines(plan: &Plan, host: &HostPlan) -> Vec<String> {
+    let several = plan.clusters.len() > 1;
+    let what = match &host.role {
+        Role::Node { cluster } if several => cluster.clone(),
+        Role::ControlPlane { cluster } if several => format!("{cluster} API"),
+        Role::Node { .. } => "node".into(),
+        Role::ControlPlane { .. } => "API".into(),
+        Role::Client => "outside".into(),
+    };
+    vec![format!("{}  {what}", host.name), host.loopback.v4.to_string(), host.loopback.v6.to_string()]
+}
+
+fn box_width(lines: &[String]) -> usize {
+    lines.iter().map(|line| line.chars().count()).max().unwrap_or(0) + 4
+}
+
+fn row_width(row: &[Vec<String>]) -> usize {
+    row.iter().map(|lines| box_width(lines) + GAP).sum::<usize>().saturating_sub(GAP)
+}
+
+/// Boxes in a row, centred in `width`.
+fn place(row: Vec<Vec<String>>, width: usize) -> Vec<Boxed> {
+    let mut left = (width - row_width(&row)) / 2;
+    let mut boxes = Vec::new();
+    for lines in row {
+        let next = left + box_width(&lines) + GAP;
+        boxes.push(Boxed { left, lines });
+        left = next;
+    }
+    boxes
+}
+
+/// Characters by row and column, growing downwards.
+#[derive(Default)]
+struct Grid {
+    rows: Vec<Vec<char>>,
+}
+
+impl Grid {
+    fn put(&mut self, row: usize, column: usize, c: char) {
+        if self.rows.len() <= row {
+            self.rows.resize(row + 1, Vec::new());
+        }
+        let line = &mut self.rows[row];
+        if line.len() <= column {
+            line.resize(column + 1, ' ');
+        }
+        line[column] = c;
+    }
+
+    fn get(&self, row: usize, column: usize) -> char {
+        self.rows.get(row).and_then(|line| line.get(column)).copied().unwrap_or(' ')
+    }
+
+    fn words(&mut self, row: usize, column: usize, text: &str) {
+        for (index, c) in text.chars().enumerate() {
+            self.put(row, column + index, c);
+        }
+    }
+
+    /// A row of boxes with the cables that enter above and leave below.
+    fn boxes(&mut self, boxes: &[Boxed], above: &[End], below: &[End]) {
+        let top = self.rows.len();
+        let height = boxes.iter().map(|at| at.lines.len()).max().unwrap_or(0);
+        for at in boxes {
+            let inner = at.width() - 2;
+            self.words(top, at.left, &format!("┌{}┐", "─".repeat(inner)));
+            for index in 0..height {
+                let text = at.lines.get(index).map_or("", String::as_str);
+                self.words(top + 1 + index, at.left, &format!("│ {text:<pad$} │", pad = inner - 2));
+            }
+            self.words(top + 1 + height, at.left, &format!("└{}┘", "─".repeat(inner)));
+        }
+        for (column, _) in above {
+            self.put(top, *column, '┴');
+        }
+        for (column, _) in below {
+            self.put(top + 1 + height, *column, '┬');
+        }
+    }
+
+    /// One rail per ToR, from the first to the last end on it, and the ends' cables to it.
+    fn rails(&mut self, upper: &[End], lower: &[End], rails: usize) {
+        let top = self.rows.len();
+        for rail in 0..rails {
+            let columns = || upper.iter().chain(lower).filter(|(_, of)| *of == rail).map(|(column, _)| *column);
+            if let (Some(first), Some(last)) = (columns().min(), columns().max()) {
+                for column in first..=last {
+                    self.put(top + rail, column, '─');
+                }
+            }
+        }
+        let cross = |grid: &mut Self, row: usize, column: usize| {
+            let c = if matches!(grid.get(row, column), '─' | '┼') { '┼' } else { '│' };
+            grid.put(row, column, c);
+        };
+        for (column, rail) in upper {
+            (0..*rail).for_each(|row| cross(self, top + row, *column));
+        }
+        for (column, rail) in lower {
+            (rail + 1..rails).for_each(|row| cross(self, top + row, *column));
+        }
+        for (column, rail) in upper.iter().chain(lower) {
+            self.put(top + rail, *column, '●');
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut out = String::new();
+        for row in &self.rows {
+            let line: String = row.iter().collect();
+            let _ = writeln!(out, "{}", line.trim_end());
+        }
+        out
+    }
+}
+
+fn clusters(out: &mut String, plan: &Plan) {
     for cluster in &plan.clusters {
-        let hosts = cluster_boxes(plan, &cluster.name);
-        joint(&mut out, tors.len(), hosts.len(), width);
-        boxes(&mut out, &hosts, width);
         let _ = writeln!(
             out,
             "cluster {}  AS {}\n  pods            {}  {}\n  services        {}  {}\n  load balancers  {}  {}",
@@ -46,60 +208,6 @@ pub fn draw(plan: &Plan) -> String {
             cluster.load_balancers.v6
         );
     }
-    cables(&mut out, plan);
-    out
-}
-
-fn host_box(host: &HostPlan, what: &str) -> Vec<String> {
-    vec![format!("{}  {what}", host.name), host.loopback.v4.to_string(), host.loopback.v6.to_string()]
-}
-
-fn cluster_boxes(plan: &Plan, cluster: &str) -> Vec<Vec<String>> {
-    let plane = plan.control_plane(cluster).map(|host| host_box(host, "control"));
-    plane.into_iter().chain(plan.nodes(cluster).map(|host| host_box(host, "node"))).collect()
-}
-
-fn clusters_width(plan: &Plan) -> usize {
-    plan.clusters.iter().map(|cluster| row_width(&cluster_boxes(plan, &cluster.name))).max().unwrap_or(0)
-}
-
-fn box_width(lines: &[String]) -> usize {
-    lines.iter().map(|line| line.chars().count()).max().unwrap_or(0) + 4
-}
-
-fn row_width(row: &[Vec<String>]) -> usize {
-    row.iter().map(|lines| box_width(lines) + GAP).sum::<usize>().saturating_sub(GAP)
-}
-
-/// One row of boxes, centred in `width`.
-fn boxes(out: &mut String, row: &[Vec<String>], width: usize) {
-    if row.is_empty() {
-        return;
-    }
-    let indent = " ".repeat((width - row_width(row)) / 2);
-    let height = row.iter().map(Vec::len).max().unwrap_or(0);
-    let mut push = |cells: Vec<String>| {
-        let line = format!("{indent}{}", cells.join(&" ".repeat(GAP)));
-        let _ = writeln!(out, "{}", line.trim_end());
-    };
-    push(row.iter().map(|lines| format!("┌{}┐", "─".repeat(box_width(lines) - 2))).collect());
-    for index in 0..height {
-        let cell = |lines: &Vec<String>| {
-            let text = lines.get(index).map_or("", String::as_str);
-            format!("│ {text:<pad$} │", pad = box_width(lines) - 4)
-        };
-        push(row.iter().map(cell).collect());
-    }
-    push(row.iter().map(|lines| format!("└{}┘", "─".repeat(box_width(lines) - 2))).collect());
-}
-
-/// The cables between two rows, as a note: drawing each of n x m lines would hide more than it shows.
-fn joint(out: &mut String, above: usize, below: usize, width: usize) {
-    if above == 0 || below == 0 {
-        return;
-    }
-    let note = if above * below == 1 { "one cable" } else { "a cable from each below to each above it is named with" };
-    let _ = writeln!(out, "{}", format!("{:^width$}", format!("║  {note}  ║")).trim_end());
 }
 
 fn cables(out: &mut String, plan: &Plan) {

@@ -261,8 +261,11 @@ impl Place<'_> {
             let field = quoted.first().copied().unwrap_or("");
             return self.error(offset, field, "the field is missing", "add it to the table that starts here");
         }
-        let line = self.text.get(offset..).and_then(|rest| rest.lines().next()).unwrap_or("");
-        self.error(offset, line.split('=').next().unwrap_or("").trim(), message.trim(), "correct this line")
+        let before = self.text.get(..offset).unwrap_or("");
+        let start = before.rfind('\n').map_or(0, |end| end + 1);
+        let line = self.text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or("");
+        let field = line.split('=').next().map(str::trim).filter(|field| !field.is_empty()).unwrap_or("(empty line)");
+        self.error(offset, field, message.trim().replace('\n', ", "), "correct this line")
     }
 
     fn name(&self, field: &str, raw: &Spanned<String>) -> Result<String, ParseError> {

@@ -263,7 +263,8 @@ mod tests {
 
     #[test]
     fn phases_and_readiness() {
-        let table: Vec<(&str, Vec<Container>, Vec<Container>, &str, &str)> = vec![
+        type Row = (&'static str, Vec<Container>, Vec<Container>, &'static str, &'static str);
+        let table: Vec<Row> = vec![
             ("Always", vec![], vec![container(waiting(), false)], "Pending", "False"),
             ("Always", vec![], vec![container(running(), false)], "Running", "False"),
             ("Always", vec![], vec![container(running(), true)], "Running", "True"),
