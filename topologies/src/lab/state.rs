@@ -115,6 +115,11 @@ impl Lab {
         self.dir.join("logs")
     }
 
+    /// Links from `<namespace>_<pod>_<uid>` to the directory with that pod's logs, for `kubectl logs`.
+    pub(crate) fn pod_logs(&self) -> PathBuf {
+        self.dir.join("pod-logs")
+    }
+
     pub(crate) fn processes(&self) -> PathBuf {
         self.dir.join("processes")
     }

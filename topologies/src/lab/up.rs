@@ -112,7 +112,7 @@ fn claim(lab: &Lab) -> Result<()> {
         ),
         made => made.with_context(|| format!("cannot make {}", lab.dir.display()))?,
     }
-    for dir in [lab.logs(), lab.processes(), lab.dir.join("frr"), lab.dir.join("clusters")] {
+    for dir in [lab.logs(), lab.pod_logs(), lab.processes(), lab.dir.join("frr"), lab.dir.join("clusters")] {
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     Ok(())

@@ -61,6 +61,9 @@ pub(crate) struct Options {
     cni_conf_dir: PathBuf,
     #[arg(long)]
     cni_bin_dir: PathBuf,
+    /// Where the API server looks for pods' logs
+    #[arg(long)]
+    pod_log_dir: PathBuf,
 }
 
 /// What all tasks share.

@@ -5,6 +5,7 @@
 //! Everything that it awaits in the loop may be dropped and awaited again.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -234,6 +235,8 @@ impl Worker {
         let argv = environment::command_line(&slot.spec, &variables)?;
         let dir = self.dir();
         std::fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        // It is there already after a restart.
+        let _ = symlink(&dir, self.log_link());
         let bin = self.kubelet.options.cni_bin_dir.display().to_string();
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into());
         let mut env = BTreeMap::from([
@@ -254,6 +257,12 @@ impl Worker {
     /// Logs, and the working directory where the pod names none.
     fn dir(&self) -> PathBuf {
         self.kubelet.pods_dir().join(format!("{}_{}", self.record.namespace, self.record.name))
+    }
+
+    /// How the API server finds the logs.
+    fn log_link(&self) -> PathBuf {
+        let PodRecord { namespace, name, uid, .. } = &self.record;
+        self.kubelet.options.pod_log_dir.join(format!("{namespace}_{name}_{uid}"))
     }
 
     fn netns(&self) -> Option<PathBuf> {
@@ -443,6 +452,7 @@ impl Worker {
             remove_sandbox(&self.kubelet, &self.record, Some(&self.pod)).await;
         }
         self.record.remove(&self.kubelet.pods_dir());
+        let _ = std::fs::remove_file(self.log_link());
         let api: Api<Pod> = Api::namespaced(self.kubelet.client.clone(), &self.record.namespace);
         let parameters = DeleteParams {
             grace_period_seconds: Some(0),
