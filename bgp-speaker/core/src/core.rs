@@ -137,7 +137,11 @@ impl Core {
         };
         SpeakerStatus {
             epoch: (now, wall_clock),
-            instances: self.instances.iter().map(|(name, instance)| (name.clone(), instance_status(instance))).collect(),
+            instances: self
+                .instances
+                .iter()
+                .map(|(name, instance)| (name.clone(), instance_status(instance)))
+                .collect(),
         }
     }
 
@@ -177,9 +181,9 @@ impl Core {
         let name = config.name.clone();
         let old = self.instances.remove(&name);
         // Another AS number or router id is another speaker to every peer.
-        let same_identity = old.as_ref().is_none_or(|old| {
-            (old.config.local_asn, old.config.router_id) == (config.local_asn, config.router_id)
-        });
+        let same_identity = old
+            .as_ref()
+            .is_none_or(|old| (old.config.local_asn, old.config.router_id) == (config.local_asn, config.router_id));
         let (complete, mut known) = old.map_or((false, BTreeMap::new()), |old| (old.complete, old.peers));
         let mut peers = BTreeMap::new();
         for peer in wanted {
@@ -265,9 +269,12 @@ impl Core {
 
     /// The set that another peer of the instance already has, if it is equal: equal sets are encoded once.
     fn shared(&self, instance: &str, routes: Arc<RouteSet>) -> Arc<RouteSet> {
-        let same = self.peers.values().filter(|peer| **peer.instance() == *instance).map(Peer::desired).find(|known| {
-            Arc::ptr_eq(known, &routes) || (known.len() == routes.len() && **known == routes)
-        });
+        let same = self
+            .peers
+            .values()
+            .filter(|peer| **peer.instance() == *instance)
+            .map(Peer::desired)
+            .find(|known| Arc::ptr_eq(known, &routes) || (known.len() == routes.len() && **known == routes));
         same.cloned().unwrap_or(routes)
     }
 

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use causeway_bgp_wire::{AsPath, AsSegment, Asn, Family, NextHop, PathAttributes, Prefix, SegmentKind, SessionContext, pack};
+use causeway_bgp_wire::{
+    AsPath, AsSegment, Asn, Family, NextHop, PathAttributes, Prefix, SegmentKind, SessionContext, pack,
+};
 
 use crate::config::{RouteAttrs, RouteSet};
 
@@ -131,7 +133,8 @@ impl Plan {
                 let mut bytes = Vec::new();
                 let these = part.iter().map(|(prefix, _)| *prefix);
                 let packed = pack::announce(&class.context, *family, &attributes, next_hop, these, &mut bytes);
-                let changes = part.iter().map(|(prefix, known)| Change { prefix: *prefix, announce: true, known: *known });
+                let changes =
+                    part.iter().map(|(prefix, known)| Change { prefix: *prefix, announce: true, known: *known });
                 self.push(packed.map_err(|error| error.to_string()), bytes, changes);
             }
         }
@@ -152,7 +155,8 @@ impl Plan {
         let added = &self.changes[start..];
         let announced = added.iter().filter(|change| change.announce).count() as u64;
         let withdrawn = added.len() as u64 - announced;
-        let chunk = Chunk { bytes: Arc::new(bytes), messages, announced, withdrawn, changes: start..self.changes.len() };
+        let chunk =
+            Chunk { bytes: Arc::new(bytes), messages, announced, withdrawn, changes: start..self.changes.len() };
         match self.chunks.last_mut() {
             Some(last) if last.bytes.len() + chunk.bytes.len() <= CHUNK_OCTETS => last.append(&chunk),
             _ => self.chunks.push(chunk),

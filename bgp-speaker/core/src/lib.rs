@@ -19,11 +19,11 @@ mod session;
 mod status;
 mod timing;
 
-pub use causeway_bgp_wire::{Asn, Community, Family, LargeCommunity, Prefix};
 pub use crate::core::{Core, CoreOptions};
+pub use causeway_bgp_wire::{Asn, Community, Family, LargeCommunity, Prefix};
 pub use config::{
-    BGP_PORT, DEFAULT_CONNECT_RETRY_S, DEFAULT_HOLD_TIME_S, DEFAULT_KEEPALIVE_S, InstanceConfig, PeerConfig, RouteAttrs,
-    RouteSet, Secret,
+    BGP_PORT, DEFAULT_CONNECT_RETRY_S, DEFAULT_HOLD_TIME_S, DEFAULT_KEEPALIVE_S, InstanceConfig, PeerConfig,
+    RouteAttrs, RouteSet, Secret,
 };
 pub use io::{ConnectRequest, Input, Observation, Output};
 pub use negotiate::LocalAddresses;

@@ -143,6 +143,8 @@ impl Peer {
         self.was_established = old.was_established;
         self.counters = old.counters;
         self.flaps = old.flaps;
+        self.last_received.clone_from(&old.last_received);
+        self.last_sent.clone_from(&old.last_sent);
     }
 
     pub(crate) fn start(&mut self, cx: &mut Cx<'_>) {

@@ -103,12 +103,31 @@ pub(crate) struct Params {
 #[derive(Debug)]
 pub(crate) enum State {
     /// `until`: when to try by ourselves; `None` waits for Start.
-    Idle { until: Option<Instant> },
-    Connect { conn: ConnId, give_up: Instant },
-    Active { retry: Instant },
-    OpenSent { link: Link, hold: Instant },
-    OpenConfirm { link: Link, agreed: Arc<Negotiated>, timers: Timers },
-    Established { link: Link, agreed: Arc<Negotiated>, timers: Timers, since: Instant },
+    Idle {
+        until: Option<Instant>,
+    },
+    Connect {
+        conn: ConnId,
+        give_up: Instant,
+    },
+    Active {
+        retry: Instant,
+    },
+    OpenSent {
+        link: Link,
+        hold: Instant,
+    },
+    OpenConfirm {
+        link: Link,
+        agreed: Arc<Negotiated>,
+        timers: Timers,
+    },
+    Established {
+        link: Link,
+        agreed: Arc<Negotiated>,
+        timers: Timers,
+        since: Instant,
+    },
 }
 
 /// Timers of a session whose hold time is known. All `None` when the hold time is 0.
@@ -125,15 +144,30 @@ pub(crate) enum Event {
     /// ManualStart, AutomaticStart.
     Start,
     /// ManualStop, AutomaticStop, and the loser of a collision: say `notification` if there is a connection; stay Idle.
-    Stop { notification: Option<Notification>, reason: String },
+    Stop {
+        notification: Option<Notification>,
+        reason: String,
+    },
     /// TcpCR_Acked: our attempt succeeded.
-    Connected { conn: ConnId, endpoints: Endpoints, open: Box<Open> },
+    Connected {
+        conn: ConnId,
+        endpoints: Endpoints,
+        open: Box<Open>,
+    },
     /// TcpConnectionFails, before it was a connection.
-    ConnectFailed { error: String },
+    ConnectFailed {
+        error: String,
+    },
     /// TcpConnectionConfirmed: the peer's attempt, accepted.
-    Accepted { conn: ConnId, endpoints: Endpoints, open: Box<Open> },
+    Accepted {
+        conn: ConnId,
+        endpoints: Endpoints,
+        open: Box<Open>,
+    },
     /// TcpConnectionFails: closed or reset.
-    Lost { error: String },
+    Lost {
+        error: String,
+    },
     Message(Message),
     /// A message that ends the session (BGPHeaderErr, BGPOpenMsgErr, UpdateMsgErr).
     Undecodable(DecodeError),
@@ -146,12 +180,23 @@ pub(crate) enum Event {
 /// What the session asks for.
 #[derive(Debug)]
 pub(crate) enum Action {
-    Connect { conn: ConnId },
-    Send { conn: ConnId, message: Message },
+    Connect {
+        conn: ConnId,
+    },
+    Send {
+        conn: ConnId,
+        message: Message,
+    },
     /// Close once everything that was sent before is out.
-    Close { conn: ConnId },
+    Close {
+        conn: ConnId,
+    },
     /// The state changed.
-    Moved { from: SessionState, to: SessionState, reason: Option<String> },
+    Moved {
+        from: SessionState,
+        to: SessionState,
+        reason: Option<String>,
+    },
     NotificationReceived(Notification),
     Up(Arc<Negotiated>),
     Down,
@@ -347,7 +392,10 @@ impl Session {
                 env.act(Action::Up(Arc::clone(&agreed)));
                 State::Established { link, agreed, timers, since: env.now }
             }
-            (State::Established { link, agreed, mut timers, since }, message @ (Message::Keepalive | Message::Update(_) | Message::RouteRefresh(_))) => {
+            (
+                State::Established { link, agreed, mut timers, since },
+                message @ (Message::Keepalive | Message::Update(_) | Message::RouteRefresh(_)),
+            ) => {
                 timers.heard(env.now, &agreed);
                 match message {
                     Message::Update(update) => env.act(Action::Update(update)),
@@ -363,12 +411,14 @@ impl Session {
             }
 
             // Everything else is a state machine error (RFC 6608).
-            (state @ State::OpenSent { .. }, unexpected @ (Message::Keepalive | Message::Update(_) | Message::RouteRefresh(_))) => {
-                self.unexpected(env, &state, &unexpected, FsmError::UnexpectedInOpenSent, why)
-            }
-            (state @ State::OpenConfirm { .. }, unexpected @ (Message::Open(_) | Message::Update(_) | Message::RouteRefresh(_))) => {
-                self.unexpected(env, &state, &unexpected, FsmError::UnexpectedInOpenConfirm, why)
-            }
+            (
+                state @ State::OpenSent { .. },
+                unexpected @ (Message::Keepalive | Message::Update(_) | Message::RouteRefresh(_)),
+            ) => self.unexpected(env, &state, &unexpected, FsmError::UnexpectedInOpenSent, why),
+            (
+                state @ State::OpenConfirm { .. },
+                unexpected @ (Message::Open(_) | Message::Update(_) | Message::RouteRefresh(_)),
+            ) => self.unexpected(env, &state, &unexpected, FsmError::UnexpectedInOpenConfirm, why),
             (state @ State::Established { .. }, unexpected @ Message::Open(_)) => {
                 self.unexpected(env, &state, &unexpected, FsmError::UnexpectedInEstablished, why)
             }
@@ -432,7 +482,9 @@ impl Session {
                     self.fail(env, &state, Some(expired.notification()))
                 }
             },
-            state @ (State::Idle { .. } | State::Connect { .. } | State::Active { .. } | State::OpenSent { .. }) => state,
+            state @ (State::Idle { .. } | State::Connect { .. } | State::Active { .. } | State::OpenSent { .. }) => {
+                state
+            }
         }
     }
 

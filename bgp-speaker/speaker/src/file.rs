@@ -9,8 +9,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use causeway_bgp_core::{
-    Asn, BGP_PORT, Community, DEFAULT_CONNECT_RETRY_S, DEFAULT_HOLD_TIME_S, DEFAULT_KEEPALIVE_S, Family, InstanceConfig,
-    LargeCommunity, PeerConfig, Prefix, RouteAttrs, RouteSet, Secret,
+    Asn, BGP_PORT, Community, DEFAULT_CONNECT_RETRY_S, DEFAULT_HOLD_TIME_S, DEFAULT_KEEPALIVE_S, Family,
+    InstanceConfig, LargeCommunity, PeerConfig, Prefix, RouteAttrs, RouteSet, Secret,
 };
 use serde::Deserialize;
 
@@ -154,7 +154,11 @@ impl<'a> Place<'a> {
         text.parse().map_err(|error| self.error(field, error))
     }
 
-    fn parse_all<T: FromStr<Err: fmt::Display> + Ord>(&self, field: &str, texts: &[String]) -> Result<BTreeSet<T>, FileError> {
+    fn parse_all<T: FromStr<Err: fmt::Display> + Ord>(
+        &self,
+        field: &str,
+        texts: &[String],
+    ) -> Result<BTreeSet<T>, FileError> {
         texts.iter().map(|text| self.parse(field, text)).collect()
     }
 
@@ -179,7 +183,7 @@ impl Loaded {
             if !names.insert(peer.name.clone()) {
                 return Err(place.error("name", "another peer of the instance has it: choose a different name"));
             }
-            peers.push(peer_config(&place, peer)?);
+            peers.push(peer_config(&place, &peer)?);
         }
         let mut routes: BTreeMap<String, RouteSet> = names.iter().map(|name| (name.clone(), RouteSet::new())).collect();
         for route in instance.route {
@@ -195,20 +199,22 @@ impl Loaded {
     }
 }
 
-fn peer_config(place: &Place<'_>, peer: Peer) -> Result<PeerConfig, FileError> {
+fn peer_config(place: &Place<'_>, peer: &Peer) -> Result<PeerConfig, FileError> {
     let (address, zone) = match peer.address.split_once('%') {
         Some((address, zone)) => (address, Some(zone.to_owned())),
         None => (peer.address.as_str(), None),
     };
     let address: IpAddr = address.parse().map_err(|_| {
-        let what = format!("{:?} is no IP address: write one such as 192.0.2.1, 2001:db8::1 or fe80::1%eth0", peer.address);
+        let what =
+            format!("{:?} is no IP address: write one such as 192.0.2.1, 2001:db8::1 or fe80::1%eth0", peer.address);
         place.error("address", what)
     })?;
     let hold_time_s = peer.hold_time_s.unwrap_or(DEFAULT_HOLD_TIME_S);
     if matches!(hold_time_s, 1 | 2) {
         return Err(place.error("hold-time-s", "1 and 2 are not allowed: write 0 (off) or at least 3"));
     }
-    let keepalive_s = peer.keepalive_s.unwrap_or(if peer.hold_time_s.is_some() { hold_time_s / 3 } else { DEFAULT_KEEPALIVE_S });
+    let keepalive_s =
+        peer.keepalive_s.unwrap_or(if peer.hold_time_s.is_some() { hold_time_s / 3 } else { DEFAULT_KEEPALIVE_S });
     if hold_time_s > 0 && keepalive_s > hold_time_s {
         return Err(place.error("keepalive-s", format!("{keepalive_s} is more than hold-time-s, {hold_time_s}")));
     }
@@ -233,7 +239,7 @@ fn peer_config(place: &Place<'_>, peer: Peer) -> Result<PeerConfig, FileError> {
         hold_time_s,
         keepalive_s,
         ebgp_multihop: peer.ebgp_multihop,
-        md5_password: password(place, &peer)?,
+        md5_password: password(place, peer)?,
         graceful_restart_s: peer.graceful_restart_s,
         families: families.into_iter().collect(),
     })
@@ -243,7 +249,9 @@ fn password(place: &Place<'_>, peer: &Peer) -> Result<Option<Secret>, FileError>
     match (&peer.password, &peer.password_file) {
         (None, None) => Ok(None),
         (Some(_), Some(_)) => Err(place.error("password", "password-file is there too: write one of them")),
-        (Some(password), None) if password.is_empty() => Err(place.error("password", "it is empty: leave the field out")),
+        (Some(password), None) if password.is_empty() => {
+            Err(place.error("password", "it is empty: leave the field out"))
+        }
         (Some(password), None) => Ok(Some(Secret::new(password.as_str()))),
         (None, Some(file)) => {
             let file = place.path.parent().map_or_else(|| file.clone(), |folder| folder.join(file));
@@ -306,15 +314,24 @@ mod tests {
         let head = "[[instance]]\nname = \"a\"\nlocal-asn = 65010\nrouter-id = \"10.0.0.1\"\n";
         let peer = format!("{head}[[instance.peer]]\nname = \"t\"\naddress = \"192.0.2.1\"\n");
         let cases = [
-            ("[[instance]]\nname = \"a\"\nlocal-asn = 0\nrouter-id = \"10.0.0.1\"\n".to_owned(), "local-asn: \"0\" is no AS number"),
+            (
+                "[[instance]]\nname = \"a\"\nlocal-asn = 0\nrouter-id = \"10.0.0.1\"\n".to_owned(),
+                "local-asn: \"0\" is no AS number",
+            ),
             (format!("{head}colour = 3\n"), "unknown field `colour`"),
-            (format!("{head}[[instance.peer]]\nname = \"t\"\naddress = \"tor1\"\n"), "peer \"t\": address: \"tor1\" is no IP address"),
+            (
+                format!("{head}[[instance.peer]]\nname = \"t\"\naddress = \"tor1\"\n"),
+                "peer \"t\": address: \"tor1\" is no IP address",
+            ),
             (format!("{peer}hold-time-s = 2\n"), "hold-time-s: 1 and 2 are not allowed"),
             (format!("{peer}hold-time-s = 9\nkeepalive-s = 10\n"), "10 is more than hold-time-s, 9"),
             (format!("{peer}password-file = \"/no/such/file\"\n"), "password-file: reading /no/such/file"),
             (format!("{peer}families = [\"ipv4\"]\n"), "expected ipv4-unicast or ipv6-unicast"),
             (format!("{peer}[[instance.route]]\nprefix = \"192.0.2.0/33\"\n"), "route \"192.0.2.0/33\": prefix:"),
-            (format!("{peer}[[instance.route]]\nprefix = \"192.0.2.0/24\"\npeers = [\"u\"]\n"), "no peer \"u\": write one of t"),
+            (
+                format!("{peer}[[instance.route]]\nprefix = \"192.0.2.0/24\"\npeers = [\"u\"]\n"),
+                "no peer \"u\": write one of t",
+            ),
             (format!("{head}{head}"), "another instance has it"),
         ];
         for (text, expected) in cases {

@@ -73,7 +73,9 @@ pub(crate) fn attempt(request: ConnectRequest, events: mpsc::Sender<LinkEvent>) 
         let conn = request.conn;
         let event = match connect(&request).await {
             Ok(stream) => LinkEvent::Connected { conn, stream },
-            Err(error) => LinkEvent::ConnectFailed { conn, error: format!("connecting to {}: {error}", request.remote) },
+            Err(error) => {
+                LinkEvent::ConnectFailed { conn, error: format!("connecting to {}: {error}", request.remote) }
+            }
         };
         // The owner is gone only when everything ends.
         let _ = events.send(event).await;
@@ -113,7 +115,9 @@ async fn read(
 /// Reads on for a moment after we closed: unread bytes would make the kernel send RST, which can overtake our last
 /// NOTIFICATION.
 async fn drain(mut half: OwnedReadHalf, mut buffer: Vec<u8>) {
-    let _ = tokio::time::timeout(LINGER, async { while half.read(&mut buffer).await.is_ok_and(|length| length > 0) {} }).await;
+    let _ =
+        tokio::time::timeout(LINGER, async { while half.read(&mut buffer).await.is_ok_and(|length| length > 0) {} })
+            .await;
 }
 
 async fn write(
@@ -125,7 +129,9 @@ async fn write(
     while let Some(bytes) = queued.recv().await {
         // Once the owner has let go there is nobody to wait for a peer that does not read.
         let written = if queued.is_closed() {
-            tokio::time::timeout(LINGER, half.write_all(&bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            tokio::time::timeout(LINGER, half.write_all(&bytes))
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         } else {
             tokio::select! {
                 written = half.write_all(&bytes) => written,

@@ -99,11 +99,7 @@ impl Listeners {
 
 fn keys_of(config: &InstanceConfig) -> BTreeMap<IpAddr, Secret> {
     let key = |secret: &Secret| (!secret.is_missing()).then(|| secret.clone());
-    config
-        .peers
-        .iter()
-        .filter_map(|peer| Some((peer.address, peer.md5_password.as_ref().and_then(key)?)))
-        .collect()
+    config.peers.iter().filter_map(|peer| Some((peer.address, peer.md5_password.as_ref().and_then(key)?))).collect()
 }
 
 impl Port {

@@ -6,5 +6,5 @@ mod bird;
 mod frr;
 mod gobgp;
 mod net;
-mod restart;
 mod ours;
+mod restart;

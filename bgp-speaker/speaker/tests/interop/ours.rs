@@ -1,5 +1,4 @@
 //! Our side: a speaker with one instance and what is asked of its status.
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use causeway_bgp_speaker::{
@@ -7,7 +6,7 @@ use causeway_bgp_speaker::{
     SpeakerStatus, StartOptions,
 };
 
-use crate::net::{OUR_V4, OUR_V6, PATIENCE};
+use crate::net::PATIENCE;
 
 pub(crate) const INSTANCE: &str = "rack";
 pub(crate) const OUR_ASN: u32 = 65010;
@@ -19,16 +18,12 @@ pub(crate) fn asn(number: u32) -> Asn {
 
 /// A peer with short timers, so that a lost session is tried again soon.
 pub(crate) fn peer(name: &str, address: &str) -> PeerConfig {
-    let address: IpAddr = address.parse().expect("an address");
-    // Both ends are on one interface, where the kernel would take the peer's own address as the source.
-    let local = if address.is_ipv4() { OUR_V4 } else { OUR_V6 };
     PeerConfig {
         peer_asn: Some(asn(PEER_ASN)),
-        local_address: Some(local.parse().expect("an address")),
         connect_retry_s: 2,
         hold_time_s: 9,
         keepalive_s: 3,
-        ..PeerConfig::new(name, address)
+        ..PeerConfig::new(name, address.parse().expect("an address"))
     }
 }
 
@@ -65,11 +60,14 @@ pub(crate) async fn until(
 ) -> PeerStatus {
     let mut status = speaker.status();
     let met = |status: &Arc<SpeakerStatus>| status.peer(INSTANCE, peer).is_some_and(&accept);
-    let found = tokio::time::timeout(PATIENCE, status.wait_for(met)).await.map(|found| found.map(|found| found.clone()));
+    let found =
+        tokio::time::timeout(PATIENCE, status.wait_for(met)).await.map(|found| found.map(|found| found.clone()));
     match found {
         Ok(Ok(found)) => found.peer(INSTANCE, peer).expect("it was just there").clone(),
         Ok(Err(_)) => panic!("the speaker ended while waiting for {what}"),
-        Err(_) => panic!("{what} did not happen in {PATIENCE:?}: {:#?}", speaker.status().borrow().peer(INSTANCE, peer)),
+        Err(_) => {
+            panic!("{what} did not happen in {PATIENCE:?}: {:#?}", speaker.status().borrow().peer(INSTANCE, peer))
+        }
     }
 }
 
