@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A standard community, `65000:100`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Community(pub u32);
 
 impl Community {
@@ -52,6 +52,12 @@ impl FromStr for Community {
     }
 }
 
+impl fmt::Debug for Community {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for Community {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.0 >> 16, self.0 & 0xffff)
@@ -59,7 +65,7 @@ impl fmt::Display for Community {
 }
 
 /// A large community, `64496:1:2` (RFC 8092).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LargeCommunity {
     /// The AS that defined the meaning.
     pub global: u32,
@@ -80,6 +86,12 @@ impl FromStr for LargeCommunity {
             }
             _ => Err(invalid()),
         }
+    }
+}
+
+impl fmt::Debug for LargeCommunity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -22,7 +22,7 @@ impl Safi {
 
 /// An address family as capabilities and MP attributes name it. Any pair of numbers is a value, so that what a peer
 /// announces is kept as it was said; routes exist for the two families below only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Family {
     pub afi: Afi,
     pub safi: Safi,
@@ -62,5 +62,11 @@ impl fmt::Display for Family {
             Family::IPV6_UNICAST => f.pad("ipv6-unicast"),
             Family { afi, safi } => f.pad(&format!("afi {} safi {}", afi.0, safi.0)),
         }
+    }
+}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
