@@ -4,6 +4,7 @@
 //! Needs root: makes network namespaces and loads programs.
 
 #![allow(dead_code, reason = "the modules are the agent's; this test uses a part of them")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 #[path = "../src/realize"]
 mod realize {
