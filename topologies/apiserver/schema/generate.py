@@ -4,11 +4,15 @@
 Names, types, required fields and list keys come from the sources of the k8s-openapi crate (their shape is generated and
 regular); defaults and enums, which that crate does not carry, stand below. Run it again when a kind is added:
 
-    schema/generate.py ~/.cargo/registry/src/*/k8s-openapi-0.29.0/src/v1_37 > schema/types.txt
+    schema/generate.py ~/.cargo/registry/src/*/k8s-openapi-0.29.0/src/v1_37 $(which kubectl) > schema/types.txt
+
+The second argument is any Kubernetes binary (a real one, not a wrapper script): the protobuf field numbers are read from the
+descriptors inside it. kubectl's typed clients speak protobuf when they create.
 """
 import pathlib
 import re
 import sys
+import zlib
 
 ROOTS = """
 api.core.v1: Pod Node Service Namespace ServiceAccount Secret ConfigMap Endpoints Event PersistentVolumeClaim Binding ReplicationController
@@ -120,6 +124,74 @@ ANY = {"JSON", "JSONSchemaPropsOrArray", "JSONSchemaPropsOrBool", "JSONSchemaPro
        "CustomResourceSubresourceStatus"}
 
 base = pathlib.Path(sys.argv[1])
+
+
+def wire(data):
+    """Fields of a protobuf message: (number, value)."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(data):
+        tag = varint()
+        if tag & 7 == 0:
+            yield tag >> 3, varint()
+        elif tag & 7 == 2:
+            size = varint()
+            yield tag >> 3, data[at:at + size]
+            at += size
+        else:
+            raise ValueError(tag)
+
+
+def descriptors(binary):
+    """{"core.v1.Pod": {"metadata": (1, "meta.v1.ObjectMeta"), ...}}"""
+    messages = {}
+    data = pathlib.Path(binary).read_bytes()
+    for match in re.finditer(rb"\x1f\x8b\x08\x00\x00\x00\x00\x00", data):
+        try:
+            text = zlib.decompressobj(31).decompress(data[match.start():match.start() + 400000])
+        except zlib.error:
+            continue
+        if b"generated.proto" not in text[:200]:
+            continue
+        top = list(wire(text))
+        package = next(v for n, v in top if n == 2).decode()
+        for message in (v for n, v in top if n == 4):
+            parts = list(wire(message))
+            name = next(v for n, v in parts if n == 1).decode()
+            fields = {}
+            for field in (dict(wire(v)) for n, v in parts if n == 2):
+                kind = field.get(6, b"").decode().lstrip(".").split(".")
+                fields[field[1].decode()] = (field[3], ".".join(kind[-3:]))
+            messages[".".join(package.split(".")[-2:] + [name])] = fields
+    return messages
+
+
+numbers = descriptors(sys.argv[2])
+
+
+def number_of(owner, json):
+    """The field's number, as a path where Go embeds one struct in another."""
+    fields = numbers.get(owner, {})
+    if json in fields:
+        return str(fields[json][0])
+    for name, (number, kind) in fields.items():
+        if json in numbers.get(kind, {}) and name not in NAMES.get(owner, ()):
+            return f"{number}.{numbers[kind][json][0]}"
+    return ""
+
+
+NAMES = {}
 done = {}
 
 
@@ -166,6 +238,7 @@ def load(path):
     fields = re.findall(r"^    pub (\S+): (.*),$", body[1], re.M) if body else []
     names = {rust: json for json, rust in re.findall(r'"([^"]+)" => Field::Key_(\w+)', source)}
     owner = short(path)
+    NAMES[owner] = set(names.values())
     lines = []
     for rust, text in fields:
         key = rust.removeprefix("r#")
@@ -174,7 +247,9 @@ def load(path):
             sys.exit(f"no JSON name for {path}.{rust}")
         typ, optional = parse_type(text)
         where = f"{owner}.{json}"
-        words = [json + ("" if optional or json == "metadata" or where in OPTIONAL else "!"), typ]
+        mark = "" if optional or json == "metadata" or where in OPTIONAL else "!"
+        number = number_of(owner, json)
+        words = [json + mark + (f":{number}" if number else ""), typ]
         if m := re.search(r"list::map\(\s*&mut self\.%s,.*?&\[(.*?)\],\s*\|" % re.escape(rust), source, re.S):
             keys = [camel(k) for k in re.findall(r"lhs\.([\w#]+) ==", m[1])]
             keys = keys or ["name"]

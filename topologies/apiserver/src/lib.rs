@@ -13,6 +13,7 @@ pub mod http;
 pub mod jsonpath;
 pub mod kinds;
 pub mod patch;
+pub mod protobuf;
 pub mod schema;
 pub mod selector;
 pub mod serve;

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, FieldValidation, WriteOptions};
 use crate::kinds::Resource;
+use crate::protobuf;
 use crate::status::{ApiError, ApiResult};
 use crate::store::Key;
 use crate::tls::Identity;
@@ -264,13 +265,14 @@ async fn body(request: Request) -> ApiResult<Bytes> {
     }
 }
 
-/// JSON, or YAML when the client says so.
-fn decode(bytes: &[u8], media_type: &str) -> ApiResult<Value> {
+/// JSON, or YAML or protobuf when the client says so.
+fn decode(bytes: &[u8], media_type: &str, resource: &Resource) -> ApiResult<Value> {
     if bytes.is_empty() {
         return Ok(Value::Null);
     }
     if media_type.contains("protobuf") {
-        return Err(ApiError::unsupported_media_type(media_type, "application/json, application/yaml"));
+        return protobuf::decode(bytes, resource.builtin.as_deref())
+            .ok_or_else(|| ApiError::bad_request("the protobuf body could not be decoded"));
     }
     if media_type.contains("yaml") {
         return serde_yaml_ng::from_slice(bytes)

@@ -29,7 +29,7 @@ pub(super) async fn handle(
         request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/json").to_owned();
     let bytes = body(request).await?;
     let patch_kind = if method == Method::PATCH { Some(PatchKind::of_media_type(&media_type)?) } else { None };
-    let body = decode(&bytes, if patch_kind == Some(PatchKind::Apply) { "application/yaml" } else { &media_type })?;
+    let body = decode(&bytes, if patch_kind == Some(PatchKind::Apply) { "application/yaml" } else { &media_type }, &target.resource)?;
     let api = &server.api;
     let call = Call { api, target, options: &options, accept };
     match (&method, patch_kind) {

@@ -69,6 +69,8 @@ pub struct Struct {
     pub rest: Option<Box<Schema>>,
     /// Carries its own apiVersion, kind and metadata.
     pub embedded: bool,
+    /// Protobuf field numbers; `[2, 19]` is field 19 of the message in field 2, whose fields JSON shows as ours.
+    pub numbers: BTreeMap<Vec<u32>, String>,
 }
 
 /// The value constraints of a structural schema.

@@ -1,7 +1,7 @@
 //! The built-in types, read from `schema/types.txt`.
 //!
-//! A line without indent names a type; each indented line below it is a field: `name[!] type [words]`, where `!` means
-//! required. Types: `bool int number string intstr quantity time bytes any`, `[]T`, `{}T` (a map), or another type's name. Words:
+//! A line without indent names a type; each indented line below it is a field: `name[!][:number] type [words]`, where
+//! `!` means required and the number is the one of protobuf (`2.19`: field 19 inside field 2). Types: `bool int number string intstr quantity time bytes any`, `[]T`, `{}T` (a map), or another type's name. Words:
 //! `key=a,b` (a list told apart by these fields), `set`, `atomic`, `=JSON` (default), `enum=A|B`, `min=N`.
 
 use std::collections::BTreeMap;
@@ -43,8 +43,12 @@ fn parse(table: &str) -> BTreeMap<String, Schema> {
 fn add_field(owner: &mut Struct, line: &str) {
     let mut words = line.split(' ');
     let (name, typ) = (words.next().unwrap_or_default(), words.next().unwrap_or("any"));
+    let (name, number) = name.split_once(':').unwrap_or((name, ""));
     let required = name.ends_with('!');
     let name = name.trim_end_matches('!').to_owned();
+    if !number.is_empty() {
+        owner.numbers.insert(number.split('.').filter_map(|n| n.parse().ok()).collect(), name.clone());
+    }
     let mut schema = type_of(typ);
     for word in words {
         apply_word(&mut schema, word);
