@@ -1,11 +1,13 @@
 //! New-connection latency through each kind of service translation, in interleaved rounds.
 //!
 //! Each kind has a path of its own, client -> node -> backend, with equal addresses: `none` forwards without
-//! translation, `ours` runs our programs, `nft` and `iptables` hold rule sets in kube-proxy's shapes. What is timed is
-//! `connect()` to the last of N services: SYN out, SYN-ACK back, through the node both ways. A round visits every
-//! path; ratios are taken inside a round, and the median round is reported, so that a noisy neighbour on the machine
-//! disturbs both sides of a ratio.
+//! translation, `ours` runs our programs, `nft` and `iptables` hold rule sets in kube-proxy's shapes. Two things are
+//! timed, to the last of N services: a transaction on a new connection (connect, one byte, one byte back; what netperf
+//! calls TCP_CRR), and `connect()` alone: SYN out, SYN-ACK back, without a thread being woken on the other side, which
+//! is the harshest view of what translation costs. A round visits every path; ratios are taken inside a round, and the
+//! median round is reported, so that a noisy neighbour on the machine disturbs both sides of a ratio.
 
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,9 +75,14 @@ impl Path {
         let backend = Netns::create(&format!("{tag}-b"))?;
         cable(&client, &node, &backend)?;
         let started = Instant::now();
+        let mut load_s = None;
         let datapath = match kind {
             Kind::None => None,
-            Kind::Ours => Some(program_ours(&tag, &node, services)?),
+            Kind::Ours => {
+                let (datapath, took_s) = program_ours(&tag, &node, services)?;
+                load_s = Some(took_s);
+                Some(datapath)
+            }
             Kind::Nft => {
                 node.feed(&["nft", "-f", "-"], &rules::nftables(services, BACKEND, BACKEND_PORT))?;
                 None
@@ -85,26 +92,30 @@ impl Path {
                 None
             }
         };
-        let load_s = started.elapsed().as_secs_f64();
+        let load_s = load_s.unwrap_or_else(|| started.elapsed().as_secs_f64());
         let stop = Arc::new(AtomicBool::new(false));
         let server = serve(&backend, Arc::clone(&stop))?;
         Ok(Path { kind, client, node, _backend: backend, stop, server: Some(server), datapath, load_s })
     }
 
-    /// Connect times in microseconds, sorted.
-    fn measure(&self, target: SocketAddr, samples: usize) -> Result<Vec<f64>> {
+    /// Times in microseconds, sorted: (transactions, connects).
+    fn measure(&self, target: SocketAddr, samples: usize) -> Result<(Vec<f64>, Vec<f64>)> {
         let work = move || {
-            let mut times = Vec::with_capacity(samples);
+            let (mut transactions, mut connects) = (Vec::with_capacity(samples), Vec::with_capacity(samples));
             for _ in 0..samples {
                 let started = Instant::now();
-                let stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))
+                let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))
                     .with_context(|| format!("connect to {target}"))?;
-                times.push(started.elapsed().as_secs_f64() * 1e6);
+                connects.push(started.elapsed().as_secs_f64() * 1e6);
+                stream.write_all(&[1])?;
+                stream.read_exact(&mut [0]).with_context(|| format!("no answer from {target}"))?;
+                transactions.push(started.elapsed().as_secs_f64() * 1e6);
                 // Reset instead of TIME_WAIT, so that thousands of rounds do not run out of ports.
                 setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
             }
-            times.sort_by(f64::total_cmp);
-            Ok(times)
+            transactions.sort_by(f64::total_cmp);
+            connects.sort_by(f64::total_cmp);
+            Ok((transactions, connects))
         };
         match self.client.thread(1, work).join() {
             Ok(result) => result.with_context(|| format!("path {}", self.kind.name())),
@@ -168,7 +179,8 @@ fn link(ns: &Netns, name: &str) -> Result<(u32, [u8; 6])> {
     Ok((index, mac))
 }
 
-fn program_ours(tag: &str, node: &Netns, services: u32) -> Result<Kernel> {
+/// Our datapath on the node, and how many seconds writing the services took.
+fn program_ours(tag: &str, node: &Netns, services: u32) -> Result<(Kernel, f64)> {
     let root = pin_root(&node.name);
     let _ = std::fs::remove_dir_all(&root);
     let (pod_ifindex, host_mac) = link(node, "lxc0")?;
@@ -194,22 +206,29 @@ fn program_ours(tag: &str, node: &Netns, services: u32) -> Result<Kernel> {
             backends: vec![Backend { addr: SocketAddr::from((BACKEND, BACKEND_PORT)), local: false }],
             ..LbService::default()
         };
+        let before_services = Instant::now();
         for n in 0..services {
             let frontend = Frontend { addr: IpAddr::V4(service_addr(n)), port: SERVICE_PORT, proto: Proto::Tcp };
             datapath.upsert_service(frontend, &service)?;
         }
+        let took_s = before_services.elapsed().as_secs_f64();
         datapath.attach_pod(pod_ifindex)?;
         datapath.attach_uplink(uplink)?;
-        Ok(datapath)
+        Ok((datapath, took_s))
     })
 }
 
-/// Accepts and drops connections on CPU 0 until told to stop.
+/// Answers a byte on each connection, on CPU 0, until told to stop.
 fn serve(backend: &Netns, stop: Arc<AtomicBool>) -> Result<JoinHandle<Result<()>>> {
     let listener = backend.run(|| Ok(TcpListener::bind((BACKEND, BACKEND_PORT))?))?;
-    Ok(std::thread::spawn(move || {
+    Ok(backend.thread(0, move || {
         for stream in listener.incoming() {
-            drop(stream);
+            let mut stream = stream?;
+            let mut byte = [0];
+            // A client that resets early is no concern of the server's.
+            if stream.read_exact(&mut byte).is_ok() {
+                let _ = stream.write_all(&byte);
+            }
             if stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -218,37 +237,57 @@ fn serve(backend: &Netns, stop: Arc<AtomicBool>) -> Result<JoinHandle<Result<()>
     }))
 }
 
+/// Medians of the counted rounds, one per round.
+#[derive(Clone, Default)]
+struct Series {
+    p50_us: Vec<f64>,
+    ratio: Vec<f64>,
+}
+
+/// Where a path's connections go.
+fn target(path: &Path, service: u32) -> SocketAddr {
+    match path.kind {
+        Kind::None => SocketAddr::from((BACKEND, BACKEND_PORT)),
+        Kind::Ours | Kind::Nft | Kind::Iptables => SocketAddr::from((service_addr(service), SERVICE_PORT)),
+    }
+}
+
+/// Interleaved rounds over all paths: for each of the two measures a series per path. The first path is the base.
+fn compare(paths: &[Path], services: u32, rounds: usize, samples: usize) -> Result<[(&'static str, Vec<Series>); 2]> {
+    let mut transactions = vec![Series::default(); paths.len()];
+    let mut connects = transactions.clone();
+    for round in 0..=rounds {
+        let mut base: Option<(f64, f64)> = None;
+        for (index, path) in paths.iter().enumerate() {
+            let (transaction, connect) = path.measure(target(path, services - 1), samples)?;
+            let p50 = (percentile(&transaction, 50.0), percentile(&connect, 50.0));
+            let base = *base.get_or_insert(p50);
+            // Round 0 warms caches and is not counted.
+            if round > 0 {
+                transactions[index].p50_us.push(p50.0);
+                transactions[index].ratio.push(p50.0 / base.0);
+                connects[index].p50_us.push(p50.1);
+                connects[index].ratio.push(p50.1 / base.1);
+            }
+        }
+    }
+    Ok([("new connection with a request", transactions), ("connect() alone", connects)])
+}
+
 /// Runs the comparison and adds its rows.
 pub(crate) fn run(table: &mut Table, rounds: usize, samples: usize) -> Result<()> {
     for services in SIZES {
         eprintln!("latency: programming {services} services four ways (nft takes its time)");
         let paths = Kind::ALL.iter().map(|kind| Path::build(*kind, services)).collect::<Result<Vec<_>>>()?;
-        let mut ratios: Vec<Vec<f64>> = vec![Vec::new(); paths.len()];
-        let mut p50s: Vec<Vec<f64>> = vec![Vec::new(); paths.len()];
-        for round in 0..=rounds {
-            let mut base = None;
-            for (index, path) in paths.iter().enumerate() {
-                let target = match path.kind {
-                    Kind::None => SocketAddr::from((BACKEND, BACKEND_PORT)),
-                    _ => SocketAddr::from((service_addr(services - 1), SERVICE_PORT)),
-                };
-                let times = path.measure(target, samples)?;
-                let p50 = percentile(&times, 50.0);
-                let base = *base.get_or_insert(p50);
-                // Round 0 warms caches and is not counted.
-                if round > 0 {
-                    ratios[index].push(p50 / base);
-                    p50s[index].push(p50);
-                }
+        for (what, of) in compare(&paths, services, rounds, samples)? {
+            for (path, series) in paths.iter().zip(of) {
+                table.row(
+                    &format!("{what}, last of {services} services"),
+                    path.kind.name(),
+                    &format!("{:.1} us p50", median(&mut series.p50_us.clone())),
+                    &format!("{:.3}x of no NAT", median(&mut series.ratio.clone())),
+                );
             }
-        }
-        for (index, path) in paths.iter().enumerate() {
-            table.row(
-                &format!("new connection, last of {services} services"),
-                path.kind.name(),
-                &format!("{:.1} us p50", median(&mut p50s[index])),
-                &format!("{:.3}x of no NAT", median(&mut ratios[index])),
-            );
         }
         for path in &paths {
             if path.kind != Kind::None {
@@ -263,11 +302,7 @@ pub(crate) fn run(table: &mut Table, rounds: usize, samples: usize) -> Result<()
         // The servers wait in accept(): one last connection each lets them see the stop flag.
         for path in &paths {
             path.stop.store(true, Ordering::Relaxed);
-            let target = match path.kind {
-                Kind::None => SocketAddr::from((BACKEND, BACKEND_PORT)),
-                _ => SocketAddr::from((service_addr(0), SERVICE_PORT)),
-            };
-            let _ = path.measure(target, 1);
+            let _ = path.measure(target(path, 0), 1);
         }
     }
     let _ = std::fs::remove_dir("/sys/fs/bpf/causeway-bench");
