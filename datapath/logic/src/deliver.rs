@@ -156,7 +156,14 @@ pub(crate) fn is_local_scope(addr: &Addr, is_v6: bool) -> bool {
         // RFC 4291: ff00::/8, fe80::/10, and :: itself.
         return a == 0xff || (a == 0xfe && b & 0xc0 == 0x80) || same_addr(addr, &Addr::ZERO);
     }
+    // RFC 1112 and RFC 919: 224.0.0.0/4 and 240.0.0.0/4 with the limited broadcast.
+    quarter(addr, 3)[0] >= 224
+}
+
+/// Whether the address is in 169.254.0.0/16 (RFC 3927). Not of local scope here: the hairpin address may be one of
+/// them, and connections with it are known by the flow table.
+#[inline(always)]
+pub(crate) const fn is_v4_link_local(addr: &Addr, is_v6: bool) -> bool {
     let [a, b, ..] = quarter(addr, 3);
-    // RFC 1112 and RFC 919: 224.0.0.0/4 and 240.0.0.0/4 with the limited broadcast; RFC 3927: 169.254.0.0/16.
-    a >= 224 || (a == 169 && b == 254)
+    !is_v6 && a == 169 && b == 254
 }

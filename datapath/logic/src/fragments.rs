@@ -34,10 +34,7 @@ pub(crate) fn lend_ports<N: Node>(node: &mut N, h: &Headers, now_s: u32) {
     if !matches!(h.frag, Frag::First) {
         return;
     }
-    let ports = FragmentPorts {
-        sport: h.tuple.sport,
-        dport: h.tuple.dport,
-        expires_s: now_s.saturating_add(FRAGMENT_S),
-    };
+    let ports =
+        FragmentPorts { sport: h.tuple.sport, dport: h.tuple.dport, expires_s: now_s.saturating_add(FRAGMENT_S) };
     node.insert_fragment(&key(h), &ports);
 }

@@ -5,7 +5,7 @@
 
 use causeway_datapath_abi::{Counter, config_flag, flow_flag, ipcache_flag, slot_flag};
 
-use crate::deliver::{Job, Path, is_local_scope, resolve, send};
+use crate::deliver::{Job, Path, is_local_scope, is_v4_link_local, resolve, send};
 use crate::flows::{self, Opening};
 use crate::node::Node;
 use crate::packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet};
@@ -72,12 +72,13 @@ fn recognise<P: Packet, N: Node>(pkt: &P, node: &mut N, s: &mut Scratch, from: F
     }
     parse::outer(pkt, ETHERNET_LEN, is_v6, &mut s.headers)?;
     let t = &s.headers.tuple;
-    if matches!(s.headers.kind, L4::Discovery) || is_local_scope(&t.dst, is_v6) || (is_v6 && is_local_scope(&t.src, true)) {
+    if matches!(s.headers.kind, L4::Discovery)
+        || is_local_scope(&t.dst, is_v6)
+        || (is_v6 && is_local_scope(&t.src, true))
+    {
         return Err(Stop::Stack);
     }
-    if matches!(from, From::Pod)
-        && (!node.endpoint(&t.src, &mut s.endpoint) || s.endpoint.ifindex != pkt.ifindex())
-    {
+    if matches!(from, From::Pod) && (!node.endpoint(&t.src, &mut s.endpoint) || s.endpoint.ifindex != pkt.ifindex()) {
         return Err(Stop::Drop(Counter::InvalidSourceIp));
     }
     s.now_s = node.now_s();
@@ -122,7 +123,8 @@ fn direct<N: Node>(node: &mut N, s: &mut Scratch, from: From) -> Result<(), Stop
             s.job = Job::Answer;
         }
         Found::Nothing if matches!(from, From::Pod) => {
-            if same_addr(&s.to.dst, &node.node_addr(s.headers.is_v6)) {
+            let is_v6 = s.headers.is_v6;
+            if is_v4_link_local(&s.to.dst, is_v6) || same_addr(&s.to.dst, &node.node_addr(is_v6)) {
                 return Err(Stop::Stack);
             }
         }

@@ -62,8 +62,9 @@ impl Family {
         addr(self, [198, 51, 100, 1])
     }
 
+    /// A link-local one in IPv4, as Cilium's.
     pub fn hairpin(self) -> Addr {
-        addr(self, [100, 64, 0, 1])
+        addr(self, [169, 254, 42, 1])
     }
 
     /// Services by their last byte; see [`world`].
@@ -132,7 +133,8 @@ pub fn world() -> MemoryNode {
 
 fn populate(node: &mut MemoryNode, f: Family) {
     for (ip, ifindex, last) in [(f.pod_a(), IF_A, 0xa), (f.pod_b(), IF_B, 0xb)] {
-        let row = Endpoint { ifindex, mac: [2, 0, 0, 0, 0, last], host_mac: [6, 0, 0, 0, 0, last], ..Endpoint::default() };
+        let row =
+            Endpoint { ifindex, mac: [2, 0, 0, 0, 0, last], host_mac: [6, 0, 0, 0, 0, last], ..Endpoint::default() };
         node.endpoints.insert(ip, row);
     }
     for (net, len) in [([10, 0, 0, 0], 24), ([10, 1, 1, 0], 24), ([10, 1, 2, 0], 24)] {
@@ -142,7 +144,10 @@ fn populate(node: &mut MemoryNode, f: Family) {
     let via = |last| NextHop { ifindex: IF_UPLINK, addr: addr(f, [172, 16, 1, last]) };
     let route = |prefix, route, next_hop| MemoryRoute { prefix, route, next_hop, mtu: 1500 };
     let host = IpcacheKey { prefix_len: 128, addr: f.node() };
-    let all = IpcacheKey { prefix_len: if f.is_v6 { 0 } else { 96 }, addr: if f.is_v6 { Addr::ZERO } else { Addr::v4([0; 4]) } };
+    let all = IpcacheKey {
+        prefix_len: if f.is_v6 { 0 } else { 96 },
+        addr: if f.is_v6 { Addr::ZERO } else { Addr::v4([0; 4]) },
+    };
     node.routes.extend(vec![
         route(all, Route::Forward, via(1)),
         route(host, Route::Host, NextHop::default()),
