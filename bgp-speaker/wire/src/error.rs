@@ -55,6 +55,10 @@ pub enum EncodeError {
     /// The message would be longer than the session allows.
     #[error("a {what} of {len} octets is longer than the {max} that this session allows")]
     TooLong { what: &'static str, len: usize, max: usize },
+    /// An UPDATE that says nothing; its octets would be the End-of-RIB marker of IPv4, which is said with
+    /// [`crate::Update::end_of_rib`].
+    #[error("an UPDATE without routes and without End-of-RIB")]
+    Empty,
     /// Attributes alone fill the message, so that no prefix fits.
     #[error("attributes of {len} octets leave no room for a prefix in a message of {max}: send fewer communities")]
     AttributesTooLong { len: usize, max: usize },

@@ -71,7 +71,8 @@ pub(super) fn origin(value: &[u8]) -> Result<Origin, Bad> {
     }
 }
 
-/// RFC 7606 section 7.2. Numbers have four or two octets; 0 is not allowed (RFC 7607); confederation segments are, only
+/// RFC 7606 section 7.2. Sets are taken, although RFC 9774 would have their routes withdrawn: what a peer still aggregates
+/// into a set is better seen than lost, and we never send one. Numbers have four or two octets; 0 is not allowed (RFC 7607); confederation segments are, only
 /// inside of one (RFC 5065 section 5).
 pub(super) fn as_path(value: &[u8], four_octets: bool, confederation: bool) -> Result<AsPath, Bad> {
     let malformed = |what: String| withdraw(UpdateError::MalformedAsPath, what);

@@ -1,7 +1,7 @@
 //! Message to bytes.
 //!
 //! Values of attributes, prefixes and ROUTE-REFRESH are written by zettabgp 0.6, the rest is written here because zettabgp
-//! cannot, or does it wrongly (`tests/zettabgp.rs` shows each, and will fail when it is repaired):
+//! cannot, or does it wrongly (`tests/properties/zettabgp.rs` shows each, and will fail when it is repaired):
 //!
 //! | what | why not zettabgp |
 //! |---|---|

@@ -5,6 +5,9 @@ use crate::codes::{attribute as code, flag};
 use crate::{EncodeError, Family, NextHop, Prefix, Reach, SessionContext, Update, Withdrawn};
 
 pub(super) fn encode(update: &Update, context: &SessionContext, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    if update.end_of_rib.is_none() && update.withdrawn.is_empty() && update.reach.is_empty() {
+        return Err(EncodeError::Empty);
+    }
     let fields = Fields::sort(update)?;
     counted(out, "withdrawn routes", |out| write_prefixes(Family::IPV4_UNICAST, &fields.withdrawn, out))?;
     counted(out, "path attributes", |out| {
