@@ -1,2 +1,53 @@
-//! (being written)
-fn main() {}
+//! `causeway-operator`: what a cluster needs done once, not per node. One of several running operators leads and acts.
+//!
+//! Watches (`world`) -> pure planners (`plan`) -> thin appliers (`apply`), driven by `controller`.
+
+mod app;
+mod apply;
+mod config;
+mod controller;
+mod crd;
+mod leader;
+mod plan;
+mod telemetry;
+mod world;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use config::{Flags, LogFormat};
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    match start(flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Through the log as well as to people who run it by hand.
+            tracing::error!("{error:#}");
+            eprintln!("causeway-operator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(flags: Flags) -> anyhow::Result<()> {
+    log(&flags)?;
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was already installed");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(app::run(flags))
+}
+
+fn log(flags: &Flags) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&flags.log)
+        .map_err(|error| anyhow::anyhow!("--log {:?}: {error}; write as info,causeway_operator=debug", flags.log))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match flags.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}

@@ -82,12 +82,12 @@ impl Range {
         if self.reserves_ends() { all - 2 } else { all }
     }
 
-    /// The lowest address that may be given out and is not `taken`.
+    /// The lowest address, from `from` upwards if given, that may be given out and is not `taken`.
     ///
     /// Walks from the low end: Services get neighbouring addresses, and the walk is as long as the run of taken ones.
-    pub fn lowest_free(&self, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    pub fn lowest_free(&self, from: Option<IpAddr>, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
         let reserve = u128::from(self.reserves_ends());
-        let mut candidate = bits(self.first) + reserve;
+        let mut candidate = (bits(self.first) + reserve).max(from.map_or(0, bits));
         let last = bits(self.last) - reserve;
         while candidate <= last {
             let address = address(candidate, self.is_ipv4());
@@ -225,16 +225,16 @@ mod tests {
         for (spec, size, first) in table {
             let range = pool(spec).unwrap().ranges[0];
             assert_eq!(range.size(), size, "{spec}");
-            assert_eq!(range.lowest_free(|_| false), Some(first.parse().unwrap()), "{spec}");
+            assert_eq!(range.lowest_free(None, |_| false), Some(first.parse().unwrap()), "{spec}");
         }
     }
 
     #[test]
     fn a_full_range_has_no_free_address() {
         let range = Range::new("255.255.255.254".parse().unwrap(), "255.255.255.255".parse().unwrap()).unwrap();
-        assert_eq!(range.lowest_free(|_| true), None);
+        assert_eq!(range.lowest_free(None, |_| true), None);
         let end = Range::new("ffff::ffff".parse().unwrap(), IpAddr::V6(Ipv6Addr::from_bits(u128::MAX))).unwrap();
-        assert_eq!(end.lowest_free(|a| a != end.last() && end.first() == a).map(|a| end.contains(a)), Some(true));
+        assert_eq!(end.lowest_free(None, |a| a != end.last() && end.first() == a).map(|a| end.contains(a)), Some(true));
     }
 
     #[test]

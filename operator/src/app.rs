@@ -1,0 +1,132 @@
+//! The composition root: client, telemetry, election, definitions, controller, in this order.
+//!
+//! Tasks: the election, which ends after giving the Lease back, and the main task, which serves HTTP, waits to lead,
+//! and then runs the controller. Losing the Lease ends the program, since only a fresh start is sure to hold nothing
+//! from before.
+
+use std::hash::{BuildHasher, RandomState};
+
+use anyhow::{Context, bail};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::Flags;
+use crate::controller::{Controller, Settings};
+use crate::crd;
+use crate::leader::{self, Leadership, Timing};
+use crate::telemetry::Telemetry;
+
+pub(crate) async fn run(flags: Flags) -> anyhow::Result<()> {
+    let settings = flags.settings()?;
+    let timing = flags.timing()?;
+    let client = client(&flags).await?;
+    let telemetry = Telemetry::new();
+    let (stop, stopped) = watch::channel(false);
+    let (election, mut lead) = elect(&flags, timing, &client, stopped);
+    let mut lose = lead.clone();
+    let address = flags.metrics_addr;
+
+    let result = tokio::select! {
+        result = act(&flags, settings, client, telemetry.clone(), &mut lead) => result,
+        result = telemetry.serve(address) => result.with_context(|| {
+            format!("serving metrics on {address}; if another program has that port, choose one with --metrics-addr")
+        }),
+        why = lost(&mut lose) => Err(anyhow::anyhow!("no longer leading: {why}")),
+        result = told_to_stop() => result,
+    };
+    // The controller is gone; only now may another begin.
+    stop.send_replace(true);
+    if election.await.is_err() {
+        tracing::error!("the election failed; the Lease expires by itself");
+    }
+    result
+}
+
+/// Waits to lead, then does the work, until dropped.
+async fn act(
+    flags: &Flags,
+    settings: Settings,
+    client: Client,
+    telemetry: Telemetry,
+    lead: &mut watch::Receiver<Leadership>,
+) -> anyhow::Result<()> {
+    if lead.wait_for(|now| *now == Leadership::Leading).await.is_err() {
+        bail!("the election ended without a result");
+    }
+    telemetry.leading(true);
+    if !flags.skip_crd_creation {
+        crd::register(&client).await?;
+    }
+    Controller::new(client, settings, telemetry).run().await;
+    Ok(())
+}
+
+fn elect(
+    flags: &Flags,
+    timing: Timing,
+    client: &Client,
+    mut stopped: watch::Receiver<bool>,
+) -> (JoinHandle<()>, watch::Receiver<Leadership>) {
+    let (leadership, lead) = watch::channel(Leadership::Waiting);
+    if !flags.leader_elect {
+        leadership.send_replace(Leadership::Leading);
+        let task = tokio::spawn(async move {
+            // Holds the sender, so that "we lead" stays said; an error means that the program ends anyway.
+            _ = stopped.wait_for(|stop| *stop).await;
+            drop(leadership);
+        });
+        return (task, lead);
+    }
+    let identity = flags.identity.clone().unwrap_or_else(default_identity);
+    let (client, namespace) = (client.clone(), flags.namespace.clone());
+    let task =
+        tokio::spawn(async move { leader::run(client, &namespace, identity, timing, leadership, stopped).await });
+    (task, lead)
+}
+
+async fn lost(lead: &mut watch::Receiver<Leadership>) -> String {
+    match lead.wait_for(|now| matches!(now, Leadership::Lost(_))).await.as_deref() {
+        Ok(Leadership::Lost(why)) => why.clone(),
+        _ => "the election ended".to_owned(),
+    }
+}
+
+async fn told_to_stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal = name, "stopping");
+    Ok(())
+}
+
+async fn client(flags: &Flags) -> anyhow::Result<Client> {
+    let config = match &flags.kubeconfig {
+        Some(path) => {
+            let shown = path.display();
+            let file = Kubeconfig::read_from(path).with_context(|| format!("reading kubeconfig {shown}"))?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("using kubeconfig {shown}"))?
+        }
+        None => Config::infer()
+            .await
+            .context("finding the API server: give --kubeconfig, set KUBECONFIG, or run in a pod")?,
+    };
+    let server = config.cluster_url.to_string();
+    let client = Client::try_from(config).with_context(|| format!("connecting to {server}"))?;
+    tracing::info!(server, "API server");
+    Ok(client)
+}
+
+/// The host's name says where it runs, the random part which process it was.
+fn default_identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".to_owned());
+    let random = RandomState::new().hash_one(std::process::id());
+    format!("{}_{random:016x}", host.trim())
+}
