@@ -6,7 +6,7 @@ use causeway_datapath_logic::model::{MemoryNode, MemoryPacket, Spec, broken_sum}
 use causeway_datapath_logic::{Scratch, Verdict, from_net, from_pod, to_pod};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Program {
+pub(crate) enum Program {
     FromPod,
     ToPod,
     FromNet,
@@ -14,12 +14,12 @@ pub enum Program {
 
 /// What came out of a program.
 #[derive(Clone, Debug)]
-pub struct Out {
-    pub verdict: Verdict,
-    pub bytes: Vec<u8>,
+pub(crate) struct Out {
+    pub(crate) verdict: Verdict,
+    pub(crate) bytes: Vec<u8>,
 }
 
-pub fn run(node: &mut MemoryNode, program: Program, ifindex: u32, bytes: Vec<u8>) -> Out {
+pub(crate) fn run(node: &mut MemoryNode, program: Program, ifindex: u32, bytes: Vec<u8>) -> Out {
     let mut pkt = MemoryPacket::new(bytes, ifindex);
     let mut scratch = Scratch::default();
     let verdict = match program {
@@ -31,7 +31,7 @@ pub fn run(node: &mut MemoryNode, program: Program, ifindex: u32, bytes: Vec<u8>
 }
 
 /// Sends a packet that must come out with right checksums.
-pub fn send(node: &mut MemoryNode, program: Program, ifindex: u32, spec: &Spec) -> Out {
+pub(crate) fn send(node: &mut MemoryNode, program: Program, ifindex: u32, spec: &Spec) -> Out {
     let bytes = spec.build();
     assert_eq!(broken_sum(&bytes), None, "the test built a broken packet");
     let out = run(node, program, ifindex, bytes);
@@ -41,7 +41,7 @@ pub fn send(node: &mut MemoryNode, program: Program, ifindex: u32, spec: &Spec) 
 
 impl Out {
     /// The tuple of the packet that came out.
-    pub fn tuple(&self) -> Tuple {
+    pub(crate) fn tuple(&self) -> Tuple {
         let mut node = MemoryNode::default();
         let mut scratch = Scratch::default();
         let mut pkt = MemoryPacket::new(self.bytes.clone(), 0);
@@ -50,11 +50,11 @@ impl Out {
         scratch.headers.tuple
     }
 
-    pub fn ttl(&self) -> u8 {
+    pub(crate) fn ttl(&self) -> u8 {
         if self.bytes[12] == 8 { self.bytes[22] } else { self.bytes[21] }
     }
 
-    pub fn is_drop(&self, why: Counter) -> bool {
+    pub(crate) fn is_drop(&self, why: Counter) -> bool {
         self.verdict == Verdict::Drop(why)
     }
 }
