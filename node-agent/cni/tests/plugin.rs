@@ -61,8 +61,9 @@ impl Agent {
     fn config(&self, version: &str, more: Value) -> Value {
         let mut config = json!({"cniVersion": version, "name": "causeway", "type": "causeway-cni",
             "agentSocket": self.socket()});
-        for (name, value) in more.as_object().unwrap() {
-            config[name] = value.clone();
+        let Value::Object(more) = more else { panic!("{more} is not an object") };
+        for (name, value) in more {
+            config[name] = value;
         }
         config
     }

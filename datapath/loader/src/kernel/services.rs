@@ -1,7 +1,8 @@
-//! Writes services: slots of a new generation, then the row, then the old slots go.
+//! Writes services: slots of a new generation, then the row; the old slots go a moment later.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, MapData, MapError};
 use causeway_datapath_abi as abi;
@@ -13,6 +14,10 @@ use crate::{Error, Frontend, LbService, Proto, Result, convert};
 type Rows = HashMap<MapData, abi::ServiceKey, abi::Service>;
 type Slots = HashMap<MapData, abi::SlotKey, abi::Slot>;
 
+/// How long slots of an old generation stay. A program that read the service's row before it was replaced runs for
+/// microseconds, and may be interrupted for milliseconds, until it reads its slot.
+const GRACE: Duration = Duration::from_millis(100);
+
 pub(super) struct Services {
     rows: Rows,
     slots: Slots,
@@ -20,6 +25,8 @@ pub(super) struct Services {
     catch_alls: BTreeSet<IpAddr>,
     /// The node's own addresses: a NodePort or external IP there must not take the host's other ports away.
     host: BTreeSet<IpAddr>,
+    /// Slots that no row names any more, and since when; deleted by a later call.
+    retired: VecDeque<(Instant, Vec<abi::SlotKey>)>,
     highest_id: u32,
     row_limit: u32,
     slot_limit: u32,
@@ -41,6 +48,7 @@ impl Services {
             installed: found.services,
             catch_alls: found.catch_alls,
             host,
+            retired: VecDeque::new(),
             highest_id: found.highest_id,
             row_limit,
             slot_limit,
@@ -73,6 +81,7 @@ impl Services {
 
     pub(super) fn upsert(&mut self, frontend: Frontend, wished: &LbService) -> Result<bool> {
         let wished = plan::canonical(frontend, wished)?;
+        self.purge(GRACE)?;
         let old = self.installed.get(&frontend);
         let fresh_id = if old.is_none() { self.fresh_id() } else { 0 };
         let Some(change) = plan::change(self.installed.get(&frontend), &wished, fresh_id) else {
@@ -87,7 +96,12 @@ impl Services {
     fn apply(&mut self, frontend: Frontend, change: Change) -> Result<()> {
         let doing = || format!("writing service {frontend}");
         for (written, (key, slot)) in change.new_slots.iter().enumerate() {
-            if let Err(error) = self.slots.insert(key, slot, 0) {
+            let mut inserted = self.slots.insert(key, slot, 0);
+            if inserted.is_err() && !self.retired.is_empty() {
+                self.purge(Duration::ZERO)?;
+                inserted = self.slots.insert(key, slot, 0);
+            }
+            if let Err(error) = inserted {
                 let keys: Vec<abi::SlotKey> = change.new_slots.iter().take(written).map(|(key, _)| *key).collect();
                 self.delete_slots(&keys)?;
                 return Err(write_error(abi::map::SLOTS, self.slot_limit, doing(), error));
@@ -100,7 +114,22 @@ impl Services {
         }
         self.highest_id = self.highest_id.max(change.row.id);
         self.installed.insert(frontend, change.installed);
-        self.delete_slots(&change.old_slots)
+        self.retire(change.old_slots);
+        Ok(())
+    }
+
+    fn retire(&mut self, slots: Vec<abi::SlotKey>) {
+        if !slots.is_empty() {
+            self.retired.push_back((Instant::now(), slots));
+        }
+    }
+
+    /// Deletes the slots that were retired at least `age` ago.
+    fn purge(&mut self, age: Duration) -> Result<()> {
+        while let Some((_, slots)) = self.retired.pop_front_if(|(since, _)| since.elapsed() >= age) {
+            self.delete_slots(&slots)?;
+        }
+        Ok(())
     }
 
     pub(super) fn delete(&mut self, frontend: Frontend) -> Result<bool> {
@@ -108,7 +137,8 @@ impl Services {
         let slots = plan::slot_keys(installed);
         self.delete_row(convert::service_key(frontend))?;
         self.installed.remove(&frontend);
-        self.delete_slots(&slots)?;
+        self.retire(slots);
+        self.purge(GRACE)?;
         if self.catch_alls.contains(&frontend.addr) && !self.wants_catch_all(frontend.addr) {
             self.drop_catch_all(frontend.addr)?;
         }
