@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::probe::{self, Kind, Target};
 use super::record::{ContainerRecord, Run};
-use super::report::{self, Ended, Life};
+use super::report::{self, Ended, Life, RestartPolicy};
 use crate::process::ProcessId;
 use crate::state::now;
 
@@ -109,7 +109,23 @@ impl Slot {
         self.view.started = false;
         self.view.run = Life::Ended(ended);
         if restart {
+            if self.begun.elapsed() > RECOVERED_AFTER {
+                self.backoff = Duration::ZERO;
+            }
+            self.view.restarts += 1;
             self.back_off("CrashLoopBackOff", &format!("exit code {code}"));
+        }
+    }
+
+    /// Whether it is started again after such an end. Init containers are only ever repeated until they succeed.
+    pub(crate) fn restarts(&self, code: i32, policy: RestartPolicy) -> bool {
+        if self.init { code != 0 && policy != RestartPolicy::Never } else { policy.restarts(code) }
+    }
+
+    /// After adoption: its last run ended, and what follows from it was left undone.
+    pub(crate) fn start_again(&mut self, code: i32, policy: RestartPolicy) {
+        if self.restarts(code, policy) {
+            self.start_at = Some(Instant::now());
         }
     }
 
@@ -120,11 +136,7 @@ impl Slot {
     }
 
     fn back_off(&mut self, reason: &'static str, message: &str) {
-        if self.begun.elapsed() > RECOVERED_AFTER {
-            self.backoff = Duration::ZERO;
-        }
         self.start_at = Some(Instant::now() + self.backoff);
-        self.view.restarts += 1;
         if !self.backoff.is_zero() {
             if let Life::Ended(ended) = &self.view.run {
                 self.view.last = Some(ended.clone());
@@ -194,6 +206,11 @@ impl Slot {
         }
     }
 
+    #[cfg(test)]
+    fn backoff_s(&self) -> u64 {
+        self.backoff.as_secs()
+    }
+
     fn stop_probes(&mut self) {
         for probe in self.probes.drain(..) {
             probe.abort();
@@ -215,5 +232,42 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.stop_probes();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot() -> Slot {
+        Slot::new(Container { name: "c".into(), ..Container::default() }, false)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn back_off_doubles_and_is_forgotten_only_by_a_long_run() {
+        let mut slot = slot();
+        let me = ProcessId::of(std::process::id()).unwrap();
+        let mut delays = Vec::new();
+        for _ in 0..4 {
+            slot.started(me);
+            slot.ended(1, true);
+            delays.push(slot.start_at.unwrap().duration_since(Instant::now()).as_secs());
+        }
+        assert_eq!(delays, [0, 1, 2, 4]);
+        slot.started(me);
+        tokio::time::advance(RECOVERED_AFTER * 2).await;
+        slot.ended(1, true);
+        assert_eq!(slot.start_at, Some(Instant::now()), "it had recovered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_started_is_tried_ever_more_rarely() {
+        let mut slot = slot();
+        tokio::time::advance(RECOVERED_AFTER * 2).await;
+        for _ in 0..8 {
+            slot.refused("RunContainerError", "no such file");
+            assert!(slot.start_at.unwrap() > Instant::now(), "at least a second");
+        }
+        assert_eq!((slot.backoff_s(), slot.view.restarts), (BACKOFF_MOST.as_secs(), 0));
     }
 }

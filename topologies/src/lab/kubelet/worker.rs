@@ -284,7 +284,7 @@ impl Worker {
             What::Ended { code } => {
                 let policy = RestartPolicy::of(&self.pod);
                 let slot = &mut self.slots[index];
-                let again = if slot.init { code != 0 && policy != RestartPolicy::Never } else { policy.restarts(code) };
+                let again = slot.restarts(code, policy);
                 slot.ended(code, again && self.stopping.is_none());
                 info!(pod = self.record.name, container = slot.view.name, code, "container ended");
                 if let Life::Waiting { message, .. } = &slot.view.run {
@@ -376,7 +376,11 @@ impl Worker {
 
     /// Takes over what the record says.
     async fn adopt(&mut self) {
-        if let Err(error) = sandbox::check(&self.kubelet, &self.record).await {
+        if !self.record.netns.exists() {
+            warn!(pod = self.record.name, "its network namespace is gone; makes another");
+            self.record.cni_result = None;
+            self.sandbox = Sandbox::Wanted { try_at: Instant::now(), retry: RETRY_FIRST };
+        } else if let Err(error) = sandbox::check(&self.kubelet, &self.record).await {
             warn!(pod = self.record.name, error = format!("{error:#}"), "CNI CHECK of an adopted pod");
         }
         for index in 0..self.slots.len() {
@@ -397,7 +401,8 @@ impl Worker {
                     }
                 }
                 Run::Ended { code, .. } => {
-                    let _ = sender.send(News { container, run, what: What::Ended { code } });
+                    let policy = RestartPolicy::of(&self.pod);
+                    self.slots[index].start_again(code, policy);
                 }
             }
         }
