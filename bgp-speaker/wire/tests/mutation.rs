@@ -2,11 +2,10 @@
 //!
 //! Runs a bounded number of inputs; `CAUSEWAY_FUZZ_CASES=300000000` (`make soak`) is for a night.
 
+#[path = "common/captures.rs"]
+mod captures;
 #[path = "../../../tests/fuzz/src/targets.rs"]
 mod targets;
-
-use std::fs;
-use std::path::Path;
 
 /// Enough for every mutation of every capture, in a few seconds.
 const CASES: u64 = 1_000_000;
@@ -16,7 +15,7 @@ fn mutated_captures_do_no_harm() {
     #[allow(clippy::disallowed_methods, reason = "the size of a test, not the codec's configuration")]
     let cases = std::env::var("CAUSEWAY_FUZZ_CASES")
         .map_or(CASES, |text| text.parse().expect("CAUSEWAY_FUZZ_CASES is a number"));
-    let seeds = seeds();
+    let seeds: Vec<Vec<u8>> = captures::captures().into_iter().map(|(_, octets)| octets).collect();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for case in 0..cases {
         let seed = random.pick(&seeds);
@@ -32,28 +31,6 @@ fn mutated_captures_do_no_harm() {
         }
     }
     println!("{cases} inputs from {} captures", seeds.len());
-}
-
-/// All messages of `tests/fixtures`.
-fn seeds() -> Vec<Vec<u8>> {
-    let mut seeds = Vec::new();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let mut paths: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    for path in paths {
-        let mut digits = String::new();
-        for line in fs::read_to_string(path).unwrap().lines() {
-            if let Some(hex) = line.strip_prefix("  ") {
-                digits.extend(hex.split_whitespace());
-            } else if !digits.is_empty() {
-                let octet = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
-                seeds.push((0..digits.len()).step_by(2).map(octet).collect());
-                digits.clear();
-            }
-        }
-    }
-    assert!(seeds.len() > 40, "only {} captures", seeds.len());
-    seeds
 }
 
 fn mutate(input: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {

@@ -176,6 +176,14 @@ fn section_4_attribute_beyond_the_list_withdraws_what_the_ipv4_field_says() {
 }
 
 #[test]
+fn section_3_j_an_mp_attribute_beyond_the_list_resets() {
+    for broken in ["80 0e", "80 0e 30 0002 01", "90 0f 00", "80 0f 09 0002 01 20 20010db8"] {
+        let body = update_body(&[], &hex(&[ORIGIN, AS_PATH, NEXT_HOP, broken].concat()), &hex(PREFIX));
+        assert_eq!(run(&body, &session()).0, Reset(UpdateError::MalformedAttributeList), "{broken}");
+    }
+}
+
+#[test]
 fn section_5_2_a_fault_without_any_prefix_resets() {
     let body = update_body(&[], &hex(&[ORIGIN, AS_PATH, "80 04 01 00"].concat()), &[]);
     assert_eq!(run(&body, &session()).0, Reset(UpdateError::AttributeLength));

@@ -116,10 +116,15 @@ impl<'c> Walk<'c> {
             let before = reader.rest();
             match next_attribute(&mut reader) {
                 Some(raw) => self.attribute(&raw)?,
-                // RFC 7606 section 4: the rest cannot be read, but where the IPv4 field starts is known.
+                // RFC 7606 section 4: the rest cannot be read, but where the IPv4 field starts is known. The prefixes of an
+                // MP attribute that is cut short are not, so nothing weaker than a reset withdraws them (section 3, j).
                 None => {
                     self.others = true;
-                    self.fault(before.get(1).copied(), bad_list(), before);
+                    let code = before.get(1).copied();
+                    if matches!(code, Some(code::MP_REACH_NLRI | code::MP_UNREACH_NLRI)) {
+                        return Err(error(UpdateError::MalformedAttributeList, bad_list().what, &[]));
+                    }
+                    self.fault(code, bad_list(), before);
                     break;
                 }
             }

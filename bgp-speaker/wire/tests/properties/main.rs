@@ -42,7 +42,7 @@ fn decode_all(stream: &[u8], context: &SessionContext) -> Vec<Update> {
 
 proptest! {
     // A failure prints its smallest input, which then becomes a case of a table test.
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn messages_come_back(message in strategy::message()) {

@@ -77,7 +77,7 @@ fn ipv4_through_ipv6_is_read_wrongly() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// As far as zettabgp can read: IPv4 through IPv4, IPv6 through a global address, no confederations.
     #[test]

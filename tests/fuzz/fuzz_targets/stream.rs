@@ -1,0 +1,8 @@
+//! A connection's bytes, in pieces: the frame splitter and every decoder behind it.
+#![no_main]
+
+#[path = "../src/targets.rs"]
+#[allow(dead_code, reason = "each target uses its own part")]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| targets::stream(input));

@@ -1,0 +1,8 @@
+//! A session and the body of an UPDATE.
+#![no_main]
+
+#[path = "../src/targets.rs"]
+#[allow(dead_code, reason = "each target uses its own part")]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| targets::update(input));
