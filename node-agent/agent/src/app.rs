@@ -1,20 +1,359 @@
-//! The composition root: builds every part in order and waits for the end.
+//! The composition root: builds every part in order, top to bottom, and waits for the end.
+//!
+//! A part that ends by itself ends the agent: what is in the kernel goes on, and a new process adopts it.
 
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use causeway_datapath_loader::Datapath;
+use anyhow::Context as _;
+use causeway_bgp_speaker::{Speaker, StartOptions};
+use causeway_datapath_abi::{self as abi, config_flag};
+use causeway_datapath_loader::{Datapath, Kernel, Options};
+use causeway_k8s::watch::Config as WatchConfig;
+use causeway_k8s::watch::{watch_lenient, watch_lenient_in};
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
+use crate::admin::{self, Admin, MetricsSource, Running};
+use crate::cni::Cni;
 use crate::config::Config;
+use crate::control::services::Families;
+use crate::control::{ipcache, services};
+use crate::intent::watch::{Sink, follow};
+use crate::intent::{bgp, cilium, node, pod, service, slice};
+use crate::metrics::{self, Metrics};
+use crate::node_address::{self, NodeIps};
+use crate::realize::{bgp as bgp_task, bgp_status, controllers, datapath, endpoints, node as node_task, pod as pods};
 use crate::tables::Tables;
+
+/// Source ports for translated traffic: below the host's own ephemeral ports (32768 and up on Linux).
+const SNAT_PORTS: (u16, u16) = (1024, 32767);
+
+/// How often the uplinks are looked at again: an interface that was made anew has no program.
+const UPLINK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long the speaker may take to close its connections at the end.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 
 /// What the parts of the agent share.
 pub(crate) struct Agent {
     pub(crate) config: Config,
     pub(crate) tables: Tables,
     pub(crate) datapath: Arc<dyn Datapath>,
+    /// This node's own addresses.
+    pub(crate) node_ips: NodeIps,
 }
 
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
-    tracing::info!(node = %config.node_name, "starting");
+    tracing::info!(node = %config.node_name, version = env!("CARGO_PKG_VERSION"), "starting");
+    let mut stop = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut tasks = JoinSet::new();
+    let started = tokio::select! {
+        started = start(config, &mut tasks) => started?,
+        _ = stop.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    tokio::select! {
+        _ = stop.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = tasks.join_next() => {
+            let why = match ended {
+                Some(Err(error)) => error.to_string(),
+                Some(Ok(())) | None => "it returned".to_owned(),
+            };
+            anyhow::bail!("a part of the agent ended: {why}");
+        }
+    }
+    tracing::info!("stopping; what is in the kernel goes on");
+    // Without NOTIFICATION, so that peers with graceful restart keep our routes.
+    if tokio::time::timeout(SHUTDOWN_LIMIT, started.shutdown(true)).await.is_err() {
+        tracing::warn!("the BGP speaker did not end in time");
+    }
     Ok(())
+}
+
+/// Builds and starts everything. Gives the part that must be ended with care.
+async fn start(config: Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Speaker> {
+    let tables = Tables::default();
+    std::fs::create_dir_all(&config.state_dir)
+        .with_context(|| format!("cannot make --state-dir {}", config.state_dir.display()))?;
+
+    // 1. The admin socket, so that whoever asks hears what the start is waiting for.
+    let listener = admin::listen(&config.socket)
+        .with_context(|| format!("cannot listen on --socket {}", config.socket.display()))?;
+    let admin = Arc::new(Admin {
+        config: config.clone(),
+        tables: tables.clone(),
+        started: Instant::now(),
+        stage: watch::Sender::new("loading".into()),
+        running: OnceLock::new(),
+    });
+    tasks.spawn(admin::serve(listener, admin.clone()));
+    let metrics = Metrics::new();
+    if let Some(addr) = config.metrics_addr {
+        let source = Arc::new(MetricsSource(admin.clone()));
+        let metrics = metrics.clone();
+        tasks.spawn(async move {
+            if let Err(error) = metrics::serve(addr, &metrics, source).await {
+                tracing::error!(%error, %addr, "no metrics: cannot serve on --metrics-addr");
+                // The agent's work is worth more than its metrics.
+                std::future::pending::<()>().await;
+            }
+        });
+    }
+
+    // 2. Kubernetes: only a client; nobody waits for the server to be there.
+    let client = kube_client(&config).await?;
+
+    // 3. The datapath, with what an earlier process left in it.
+    let stage = |text: String| {
+        tracing::info!("{text}");
+        admin.stage.send_replace(text);
+    };
+    stage("finding this node's addresses".into());
+    let node_ips = node_address::find(&config, &client, |why| stage(why)).await;
+    tracing::info!(v4 = ?node_ips.v4, v6 = ?node_ips.v6, "this node's addresses");
+    stage("loading the datapath".into());
+    let kernel = open_datapath(&config, &node_ips).await?;
+    let adopted = !kernel.attached().context("listing attached programs")?.is_empty();
+    let agent = Arc::new(Agent { config: config.clone(), tables: tables.clone(), datapath: kernel, node_ips });
+    attach_uplinks(&agent, |why| stage(why)).await;
+    tasks.spawn(keep_uplinks(agent.clone()));
+    tasks.spawn(datapath::collect_flows(agent.datapath.clone()));
+
+    // 4. Pods: those that an earlier process attached are adopted.
+    let cni = Cni::start(&agent).await.context("adopting the pods of this node")?;
+    tables.endpoints.mark_synced();
+
+    // 5. Intent, control, realize.
+    watch_kubernetes(&agent, &client, tasks);
+    let running = start_controllers(&agent, cni.clone(), &metrics, adopted, tasks)?;
+    start_writers(&agent, &client, cni.clone(), &running, tasks);
+    let speaker = running.speaker.clone();
+    if admin.running.set(running).is_err() {
+        anyhow::bail!("started twice");
+    }
+    stage("running".into());
+    // What the plugin could not tell us while we were away. New requests need not wait for it.
+    tokio::spawn(async move { cni.drain_deletions().await });
+    Ok(speaker)
+}
+
+async fn kube_client(config: &Config) -> anyhow::Result<Client> {
+    // One provider for the whole process; an error says only that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut kube_config = match &config.kubeconfig {
+        Some(path) => {
+            let file = kube::config::Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read --kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("the kubeconfig {} cannot be used", path.display()))?
+        }
+        None => kube::Config::infer()
+            .await
+            .context("no way to Kubernetes: give --kubeconfig, or run with a service account")?,
+    };
+    kube_config.connect_timeout = Some(Duration::from_secs(5));
+    Client::try_from(kube_config).context("the Kubernetes client cannot be made")
+}
+
+async fn open_datapath(config: &Config, ips: &NodeIps) -> anyhow::Result<Arc<dyn Datapath>> {
+    let addr = |ip: Option<IpAddr>| match ip {
+        Some(IpAddr::V4(ip)) => abi::Addr::v4(ip.octets()),
+        Some(IpAddr::V6(ip)) => abi::Addr(ip.octets()),
+        None => abi::Addr::ZERO,
+    };
+    let (v4, v6) = (ips.v4.filter(|_| config.enable_ipv4), ips.v6.filter(|_| config.enable_ipv6));
+    let mut flags = 0;
+    if config.enable_ipv4_masquerade {
+        flags |= config_flag::MASQUERADE_V4;
+    }
+    if config.enable_ipv6_masquerade {
+        flags |= config_flag::MASQUERADE_V6;
+    }
+    let node = abi::NodeConfig {
+        node_v4: addr(v4.map(IpAddr::from)),
+        node_v6: addr(v6.map(IpAddr::from)),
+        hairpin_v4: addr(v4.map(|_| pods::GATEWAY_V4)),
+        hairpin_v6: addr(v6.map(|_| pods::GATEWAY_V6)),
+        snat_port_min: SNAT_PORTS.0,
+        snat_port_max: SNAT_PORTS.1,
+        seed: seed(&config.cluster_name),
+        flags,
+        zero: 0,
+    };
+    let mut options = Options::new(&config.bpf_root, node);
+    options.sizes.flows = config.flow_entries;
+    let kernel = tokio::task::spawn_blocking(move || Kernel::open(&options))
+        .await
+        .context("the loader ended abnormally")?
+        .context("cannot open the datapath")?;
+    Ok(Arc::new(kernel))
+}
+
+/// Equal on all nodes of a cluster, so that they choose the same backend for the same packet (FNV-1a).
+fn seed(cluster: &str) -> u32 {
+    cluster.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Waits until there are uplinks, then attaches to all of them.
+async fn attach_uplinks(agent: &Agent, stage: impl Fn(String)) {
+    loop {
+        match try_attach_uplinks(agent) {
+            Ok(0) => stage("waiting for an interface with a default route; or name them with --devices".into()),
+            Ok(_) => return,
+            Err(error) => stage(format!("attaching to the uplinks: {error:#}")),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn try_attach_uplinks(agent: &Agent) -> anyhow::Result<usize> {
+    let uplinks = pods::uplinks(&agent.config.devices).context("finding the uplinks")?;
+    pods::prepare_node(agent.config.enable_ipv4, agent.config.enable_ipv6, &uplinks).context("preparing the node")?;
+    for link in &uplinks {
+        agent.datapath.attach_uplink(link.index).with_context(|| format!("attaching to the uplink {}", link.name))?;
+    }
+    Ok(uplinks.len())
+}
+
+async fn keep_uplinks(agent: Arc<Agent>) {
+    loop {
+        tokio::time::sleep(UPLINK_INTERVAL).await;
+        if let Err(error) = try_attach_uplinks(&agent) {
+            tracing::warn!("{error:#}");
+        }
+    }
+}
+
+/// One task per kind.
+fn watch_kubernetes(agent: &Agent, client: &Client, tasks: &mut JoinSet<()>) {
+    let t = &agent.tables;
+    let name = &agent.config.node_name;
+    macro_rules! watch {
+        ($reader:expr, $table:expr, $events:expr) => {
+            let sink = Sink {
+                reader: $reader,
+                table: $table.clone(),
+                rejected: t.rejected.clone(),
+                watches: t.watches.clone(),
+            };
+            tasks.spawn(follow(sink, $events));
+        };
+    }
+    let all = WatchConfig::default;
+    let field = |selector: String| WatchConfig::default().fields(&selector);
+    watch!(service::Reader, t.services, watch_lenient(client.clone(), all()));
+    watch!(slice::Reader { node: name.clone() }, t.slices, watch_lenient(client.clone(), all()));
+    watch!(node::Reader { node: name.clone() }, t.nodes, watch_lenient(client.clone(), all()));
+    watch!(node::NamespaceReader, t.namespaces, watch_lenient(client.clone(), all()));
+    watch!(pod::Reader, t.pods, watch_lenient(client.clone(), field(format!("spec.nodeName={name}"))));
+    watch!(cilium::EndpointReader, t.remote_endpoints, watch_lenient(client.clone(), all()));
+    watch!(cilium::IdentityReader, t.identities, watch_lenient(client.clone(), all()));
+    let own = field(format!("metadata.name={name}"));
+    watch!(bgp::NodeConfigReader { node: name.clone() }, t.bgp_config, watch_lenient(client.clone(), own));
+    watch!(bgp::PeerConfigReader, t.bgp_peer_configs, watch_lenient(client.clone(), all()));
+    watch!(bgp::AdvertisementReader, t.bgp_advertisements, watch_lenient(client.clone(), all()));
+    let sink = Sink {
+        reader: bgp::SecretReader,
+        table: t.bgp_secrets.clone(),
+        rejected: t.rejected.clone(),
+        watches: t.watches.clone(),
+    };
+    let (client, namespace) = (client.clone(), agent.config.bgp_secrets_namespace.clone());
+    tasks.spawn(async move { follow(sink, watch_lenient_in(client, &namespace, WatchConfig::default())).await });
+}
+
+fn start_controllers(
+    agent: &Agent,
+    cni: Arc<Cni>,
+    metrics: &Metrics,
+    adopted: bool,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<Running> {
+    let t = &agent.tables;
+    let config = &agent.config;
+    let families = Families { v4: config.enable_ipv4, v6: config.enable_ipv6 };
+
+    tasks.spawn(controllers::run_services(services::Controller::new(&t.services, &t.slices, &t.lb, families)));
+    let inputs = ipcache::Inputs {
+        nodes: t.nodes.clone(),
+        endpoints: t.endpoints.clone(),
+        remote_endpoints: t.remote_endpoints.clone(),
+        slices: t.slices.clone(),
+    };
+    let controller = ipcache::Controller::new(inputs.clone(), &t.ipcache, &config.node_name, families);
+    tasks.spawn(controllers::run_ipcache(inputs, controller));
+
+    let lb = datapath::lb_driver(&t.lb, agent.datapath.as_ref()).context("reading the service map")?;
+    let lb_real = lb.realised();
+    let (mut latency, metrics) = (datapath::SliceLatency::default(), metrics.clone());
+    tasks.spawn(lb.run(datapath::LbApply(agent.datapath.clone()), move |action, result, _| {
+        latency.observe(&metrics, action, result);
+    }));
+    let ipcache = datapath::ipcache_driver(&t.ipcache, agent.datapath.as_ref()).context("reading the ipcache map")?;
+    let ipcache_real = ipcache.realised();
+    tasks.spawn(ipcache.run(datapath::IpcacheApply(agent.datapath.clone()), |_, result, _| {
+        if let Err(error) = result {
+            tracing::warn!(error, "ipcache row not programmed, trying again");
+        }
+    }));
+
+    let restarting = mark_speaker_started(&config.state_dir);
+    let speaker = Speaker::spawn(StartOptions {
+        restarting,
+        forwarding_preserved: restarting && adopted,
+        hostname: config.node_name.clone(),
+        ..StartOptions::default()
+    });
+    let (plan_sender, plan) = watch::channel(Arc::default());
+    let task = bgp_task::Bgp {
+        node: config.node_name.clone(),
+        idle_served: config.enable_no_service_endpoints_routable,
+        secrets_namespace: config.bgp_secrets_namespace.clone(),
+        tables: t.clone(),
+        lb_real: lb_real.clone(),
+        speaker: speaker.clone(),
+        plan: plan_sender,
+        facts: std::collections::BTreeMap::new(),
+        complete: std::collections::BTreeSet::new(),
+    };
+    tasks.spawn(task.run());
+    Ok(Running { datapath: agent.datapath.clone(), cni, lb_real, ipcache_real, speaker, plan })
+}
+
+/// Those who write to Kubernetes.
+fn start_writers(agent: &Agent, client: &Client, cni: Arc<Cni>, running: &Running, tasks: &mut JoinSet<()>) {
+    let config = &agent.config;
+    let status = bgp_status::StatusWriter {
+        client: client.clone(),
+        node: config.node_name.clone(),
+        tables: agent.tables.clone(),
+        plan: running.plan.clone(),
+        speaker: running.speaker.status(),
+    };
+    tasks.spawn(status.run());
+    let node_ips = agent.node_ips.all();
+    let endpoints =
+        endpoints::Endpoints::new(client.clone(), agent.tables.clone(), cni, &config.cluster_name, node_ips);
+    tasks.spawn(endpoints.run());
+    let node = node_task::NodeWriter { client: client.clone(), config: config.clone(), tables: agent.tables.clone() };
+    tasks.spawn(node.run());
+}
+
+/// Leaves a mark that a speaker ran since the machine started; true if there was one already. The state directory is on
+/// tmpfs: after a reboot the kernel's maps are gone too, and the peers must not be told that forwarding went on.
+fn mark_speaker_started(state_dir: &Path) -> bool {
+    let mark = state_dir.join("bgp-speaker-ran");
+    let restarting = mark.exists();
+    if let Err(error) = std::fs::write(&mark, b"") {
+        tracing::warn!(%error, mark = %mark.display(), "a restart will not be told to BGP peers as one");
+    }
+    restarting
 }

@@ -2,7 +2,7 @@
 //! three, and an unknown one is refused with the nearest known name.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use causeway_api::nearest::nearest;
@@ -39,6 +39,11 @@ pub(crate) struct Config {
     pub(crate) mtu: u32,
     /// Namespace of the Secrets with BGP passwords.
     pub(crate) bgp_secrets_namespace: String,
+    /// Announce the addresses of Services that have no backends anywhere.
+    pub(crate) enable_no_service_endpoints_routable: bool,
+    /// This node's addresses; absent: those of its Node object.
+    pub(crate) node_ipv4: Option<Ipv4Addr>,
+    pub(crate) node_ipv6: Option<Ipv6Addr>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +92,9 @@ const OPTIONS: &[Opt] = &[
     opt("enable-ipv6-masquerade", Some("true"), "Translate the source of IPv6 traffic that leaves the cluster"),
     opt("mtu", Some("0"), "MTU of pods' interfaces; 0: that of the uplinks"),
     opt("bgp-secrets-namespace", Some("kube-system"), "Namespace of the Secrets with BGP passwords"),
+    opt("enable-no-service-endpoints-routable", Some("false"), "Announce addresses of Services without any backend"),
+    opt("node-ipv4", Some(""), "This node's IPv4 address; empty: the InternalIP of its Node object"),
+    opt("node-ipv6", Some(""), "This node's IPv6 address; likewise"),
 ];
 
 /// What was given on the command line: name to value, and the file.
@@ -134,6 +142,13 @@ struct Found {
 }
 
 impl Config {
+    /// All defaults, for node `n1`.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Config {
+        let env = BTreeMap::from([("NODE_NAME".to_owned(), "n1".to_owned())]);
+        Config::resolve(None, &env, &Flags::default()).expect("the defaults are good")
+    }
+
     pub(crate) fn load(flags: &Flags) -> Result<Config, ConfigError> {
         let env = std::env::vars().filter_map(|(k, v)| Some((k.strip_prefix("CAUSEWAY_")?.to_owned(), v))).collect();
         let env_file = std::env::var_os("CAUSEWAY_CONFIG").map(PathBuf::from);
@@ -191,6 +206,10 @@ impl Config {
             enable_ipv6_masquerade: v.parse("enable-ipv6-masquerade", "is neither true nor false")?,
             mtu: v.parse("mtu", "is not a number of bytes")?,
             bgp_secrets_namespace: v.required("bgp-secrets-namespace")?,
+            enable_no_service_endpoints_routable: v
+                .parse("enable-no-service-endpoints-routable", "is neither true nor false")?,
+            node_ipv4: v.parse_optional("node-ipv4", "is not an IPv4 address")?,
+            node_ipv6: v.parse_optional("node-ipv6", "is not an IPv6 address")?,
         })
     }
 }
@@ -212,6 +231,10 @@ impl Values {
 
     fn required(&self, name: &'static str) -> Result<String, ConfigError> {
         self.optional(name).ok_or_else(|| ConfigError::Missing { name, env: env_name(name) })
+    }
+
+    fn parse_optional<T: std::str::FromStr>(&self, name: &str, problem: &str) -> Result<Option<T>, ConfigError> {
+        self.optional(name).map(|_| self.parse(name, problem)).transpose()
     }
 
     fn parse<T: std::str::FromStr>(&self, name: &str, problem: &str) -> Result<T, ConfigError> {

@@ -11,6 +11,7 @@ mod config;
 mod control;
 mod intent;
 mod metrics;
+mod node_address;
 mod realize;
 mod tables;
 

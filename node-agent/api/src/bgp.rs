@@ -27,7 +27,7 @@ pub struct Peer {
     pub peer_address: IpAddr,
     pub peer_port: u16,
     /// `idle`, `connect`, `active`, `open_sent`, `open_confirm`, `established`.
-    pub session_state: String,
+    pub state: String,
     /// Seconds since the session was established.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uptime_s: Option<u64>,

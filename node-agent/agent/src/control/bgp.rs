@@ -45,12 +45,7 @@ pub(crate) struct Frontends {
 
 /// What BGP may say of a Service now. `idle_served`: an address without any backend counts as served (packets are then
 /// refused by this node instead of by the fabric).
-pub(crate) fn facts(
-    key: &Key,
-    service: &Service,
-    idle_served: bool,
-    row: impl Fn(&Frontend) -> Frontends,
-) -> Facts {
+pub(crate) fn facts(key: &Key, service: &Service, idle_served: bool, row: impl Fn(&Frontend) -> Frontends) -> Facts {
     let kinds = [
         (AddressKind::ClusterIp, &service.cluster_ips, service.internal_local),
         (AddressKind::LoadBalancer, &service.load_balancer_ips, service.external_local),
@@ -59,15 +54,11 @@ pub(crate) fn facts(
     let mut served = BTreeSet::new();
     for (kind, ips, local_only) in kinds {
         let serves = |row: &LbRow| {
-            row.service == *key
-                && if local_only { row.local_ready } else { idle_served || !row.lb.backends.is_empty() }
+            row.service == *key && if local_only { row.local_ready } else { idle_served || !row.lb.backends.is_empty() }
         };
         for ip in ips {
-            let rows: Vec<Frontends> = service
-                .ports
-                .iter()
-                .map(|p| row(&Frontend { addr: *ip, port: p.port, proto: p.proto }))
-                .collect();
+            let rows: Vec<Frontends> =
+                service.ports.iter().map(|p| row(&Frontend { addr: *ip, port: p.port, proto: p.proto })).collect();
             let real = rows.iter().all(|r| r.actual.as_ref().is_some_and(|a| a.service == *key));
             let wanted = rows.iter().any(|r| r.desired.as_deref().is_some_and(serves));
             let works = rows.iter().any(|r| r.actual.as_deref().is_some_and(serves));
@@ -179,7 +170,10 @@ fn one_peer(
         Some(name) => match inputs.peer_configs.get(name) {
             Some(config) => config.clone(),
             None => {
-                problem(true, format!("CiliumBGPPeerConfig {name:?} does not exist; create it, or correct peerConfigRef"));
+                problem(
+                    true,
+                    format!("CiliumBGPPeerConfig {name:?} does not exist; create it, or correct peerConfigRef"),
+                );
                 return None;
             }
         },
@@ -189,10 +183,18 @@ fn one_peer(
         return None;
     };
     if let Some(interface) = &config.source_interface {
-        problem(false, format!("sourceInterface {interface:?} is not supported yet; routing chooses the source address, or set localAddress in a CiliumBGPNodeConfigOverride"));
+        problem(
+            false,
+            format!(
+                "sourceInterface {interface:?} is not supported yet; routing chooses the source address, or set localAddress in a CiliumBGPNodeConfigOverride"
+            ),
+        );
     }
     for family in &config.unsupported_families {
-        problem(false, format!("family {family} is not supported and not negotiated; only ipv4/unicast and ipv6/unicast are"));
+        problem(
+            false,
+            format!("family {family} is not supported and not negotiated; only ipv4/unicast and ipv6/unicast are"),
+        );
     }
     let md5_password = config.auth_secret.as_ref().map(|name| match inputs.secrets.get(name) {
         Some(secret) => Secret::clone(secret),
@@ -279,9 +281,11 @@ fn route_set(
 fn merge(attrs: &mut RouteAttrs, entry: &AdvertisementEntry) {
     attrs.communities.extend(entry.communities.iter().map(|c| Community(*c)));
     let large = entry.large_communities.iter();
-    attrs
-        .large_communities
-        .extend(large.map(|(global, local1, local2)| LargeCommunity { global: *global, local1: *local1, local2: *local2 }));
+    attrs.large_communities.extend(large.map(|(global, local1, local2)| LargeCommunity {
+        global: *global,
+        local1: *local1,
+        local2: *local2,
+    }));
     attrs.local_pref = attrs.local_pref.max(entry.local_preference);
 }
 

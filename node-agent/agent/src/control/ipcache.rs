@@ -10,11 +10,11 @@ use ipnet::IpNet;
 
 use super::claims::Claims;
 use super::services::Families;
+use crate::intent::Key;
 use crate::intent::cilium::RemoteEndpoint;
 use crate::intent::endpoint::LocalEndpoint;
 use crate::intent::node::Node;
 use crate::intent::slice::{Slice, SliceKey};
-use crate::intent::Key;
 
 /// Reserved identities (Cilium `pkg/identity/numericidentity.go`).
 pub(crate) mod reserved {
@@ -126,9 +126,10 @@ impl Controller {
             self.set(&Source::LocalEndpoint(key), rows.unwrap_or_default());
         }
         for key in keys_of(changed.remote_endpoints, &self.inputs.remote_endpoints) {
-            let rows = self.inputs.remote_endpoints.get(&key).map(|e| {
-                hosts(e.addresses.iter().copied(), IpcacheEntry { identity: e.identity, in_cluster: true })
-            });
+            let rows =
+                self.inputs.remote_endpoints.get(&key).map(|e| {
+                    hosts(e.addresses.iter().copied(), IpcacheEntry { identity: e.identity, in_cluster: true })
+                });
             self.set(&Source::RemoteEndpoint(key), rows.unwrap_or_default());
         }
         if changed.api_server {
@@ -242,7 +243,9 @@ mod tests {
     fn lines(out: &Shared<IpNet, IpcacheRow>) -> Vec<String> {
         out.read(|t| {
             t.iter()
-                .map(|(p, r)| format!("{p} {}{} {}", r.entry.identity, if r.entry.in_cluster { " in" } else { "" }, r.source))
+                .map(|(p, r)| {
+                    format!("{p} {}{} {}", r.entry.identity, if r.entry.in_cluster { " in" } else { "" }, r.source)
+                })
                 .collect()
         })
     }
@@ -253,7 +256,8 @@ mod tests {
         let mut c = Controller::new(inputs.clone(), &out, "n1", Families { v4: true, v6: true });
         inputs.nodes.set(Key::new("", "n1"), node(&["10.0.0.11"], &["10.1.1.0/24"]));
         inputs.nodes.set(Key::new("", "n2"), node(&["10.0.0.12", "fd00:10::12"], &["10.1.2.0/24"]));
-        let remote = |id, ip: &str| RemoteEndpoint { addresses: [ip.parse().unwrap()].into(), identity: id };
+        let remote =
+            |id, ip: &str| RemoteEndpoint { addresses: [ip.parse().unwrap()].into(), identity: id, node: None };
         inputs.remote_endpoints.set(Key::new("d", "web"), remote(4321, "10.1.2.7"));
         let nodes = Changes::Keys(vec![Key::new("", "n1"), Key::new("", "n2")]);
         let pods = Changes::Keys(vec![Key::new("d", "web")]);
@@ -285,7 +289,7 @@ mod tests {
     fn what_the_node_knows_itself_comes_first() {
         let (inputs, out) = (inputs(), Shared::default());
         let mut c = Controller::new(inputs.clone(), &out, "n1", Families { v4: true, v6: false });
-        let stale = RemoteEndpoint { addresses: ["10.1.1.2".parse().unwrap()].into(), identity: 300 };
+        let stale = RemoteEndpoint { addresses: ["10.1.1.2".parse().unwrap()].into(), identity: 300, node: None };
         inputs.remote_endpoints.set(Key::new("d", "old"), stale);
         let attachment = Attachment { container_id: "0123456789abcdef".into(), ifname: "eth0".into() };
         inputs.endpoints.set(

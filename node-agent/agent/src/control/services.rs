@@ -87,7 +87,10 @@ impl Controller {
         let all = || self.services.read(|t| t.iter().map(|(k, _)| k.clone()).collect::<Vec<_>>());
         let mut keys: BTreeSet<Key> = match services {
             Changes::Keys(keys) => keys.into_iter().collect(),
-            Changes::Reset => all().into_iter().chain(self.lb.read(|t| t.iter().map(|(_, r)| r.service.clone()).collect::<Vec<_>>())).collect(),
+            Changes::Reset => all()
+                .into_iter()
+                .chain(self.lb.read(|t| t.iter().map(|(_, r)| r.service.clone()).collect::<Vec<_>>()))
+                .collect(),
         };
         match slices {
             Changes::Keys(slices) => keys.extend(slices.into_iter().map(|s| s.service)),
@@ -183,7 +186,9 @@ impl Candidates {
     fn of(port: &Port, slices: &[Arc<Slice>], v4: bool) -> Candidates {
         let mut candidates = Candidates { ready: BTreeSet::new(), draining: BTreeSet::new() };
         for slice in slices {
-            let Some(target) = slice.ports.iter().find(|p| p.name == port.name && p.proto == port.proto) else { continue };
+            let Some(target) = slice.ports.iter().find(|p| p.name == port.name && p.proto == port.proto) else {
+                continue;
+            };
             for e in slice.endpoints.iter().filter(|e| e.address.is_ipv4() == v4) {
                 let backend = Backend { addr: (e.address, target.port).into(), local: e.local };
                 if e.ready {
@@ -248,8 +253,7 @@ mod tests {
                 "metadata": {"labels": {"kubernetes.io/service-name": service}}, "addressType": "IPv4",
                 "endpoints": endpoints, "ports": [{"name": "http", "port": port, "protocol": "TCP"}]});
             let reader = slice::Reader { node: "n1".into() };
-            let (k, v) =
-                reader.read(&Key::new("d", name), serde_json::from_value(object).unwrap()).unwrap().unwrap();
+            let (k, v) = reader.read(&Key::new("d", name), serde_json::from_value(object).unwrap()).unwrap().unwrap();
             self.c.slices.set(k, v);
             self.c.update(&BTreeSet::from([Key::new("d", service)]));
         }
@@ -258,10 +262,15 @@ mod tests {
             self.c.lb.read(|t| {
                 let mut out = String::new();
                 for (f, r) in t.iter() {
-                    let flags: String = [(r.lb.external, 'x'), (r.lb.external_local, 'E'), (r.lb.internal_local, 'I'), (r.local_ready, 'r')]
-                        .iter()
-                        .filter_map(|(on, c)| on.then_some(*c))
-                        .collect();
+                    let flags: String = [
+                        (r.lb.external, 'x'),
+                        (r.lb.external_local, 'E'),
+                        (r.lb.internal_local, 'I'),
+                        (r.local_ready, 'r'),
+                    ]
+                    .iter()
+                    .filter_map(|(on, c)| on.then_some(*c))
+                    .collect();
                     let backends: Vec<String> =
                         r.lb.backends.iter().map(|b| format!("{}{}", b.addr, if b.local { "*" } else { "" })).collect();
                     writeln!(out, "{f} {} {} [{flags}] {}", r.service.name, r.kind.name(), backends.join(" ")).unwrap();
@@ -292,14 +301,24 @@ mod tests {
 
     #[track_caller]
     fn check(w: &World, want: &str) {
-        let trim = |s: &str| s.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| format!("{l}\n")).collect::<String>();
+        let trim =
+            |s: &str| s.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| format!("{l}\n")).collect::<String>();
         assert_eq!(trim(&w.table()), trim(want));
     }
 
     #[test]
     fn addresses_of_a_service_lead_to_ready_backends_at_the_slices_port() {
         let mut w = World::new();
-        w.slice("web", "web-1", 8080, serde_json::json!([ep("10.1.2.2", "n2", "ready"), ep("10.1.1.2", "n1", "ready"), ep("10.1.1.3", "n1", "no")]));
+        w.slice(
+            "web",
+            "web-1",
+            8080,
+            serde_json::json!([
+                ep("10.1.2.2", "n2", "ready"),
+                ep("10.1.1.2", "n1", "ready"),
+                ep("10.1.1.3", "n1", "no")
+            ]),
+        );
         check(&w, "");
         w.service("web", spec(serde_json::json!({"externalIPs": ["198.51.100.7"]})), &["192.0.2.1"]);
         check(
@@ -321,11 +340,19 @@ mod tests {
             // All ready: everyone.
             (vec![ep("10.1.1.2", "n1", "ready"), ep("10.1.2.2", "n2", "ready")], "xEr", "10.1.1.2:8080* 10.1.2.2:8080"),
             // The local one drains: it goes on serving what must stay local, and is not announced.
-            (vec![ep("10.1.1.2", "n1", "draining"), ep("10.1.2.2", "n2", "ready")], "xE", "10.1.1.2:8080* 10.1.2.2:8080"),
+            (
+                vec![ep("10.1.1.2", "n1", "draining"), ep("10.1.2.2", "n2", "ready")],
+                "xE",
+                "10.1.1.2:8080* 10.1.2.2:8080",
+            ),
             // A remote one drains: nobody needs it.
             (vec![ep("10.1.1.2", "n1", "ready"), ep("10.1.2.2", "n2", "draining")], "xEr", "10.1.1.2:8080*"),
             // All drain: all serve.
-            (vec![ep("10.1.1.2", "n1", "draining"), ep("10.1.2.2", "n2", "draining")], "xE", "10.1.1.2:8080* 10.1.2.2:8080"),
+            (
+                vec![ep("10.1.1.2", "n1", "draining"), ep("10.1.2.2", "n2", "draining")],
+                "xE",
+                "10.1.1.2:8080* 10.1.2.2:8080",
+            ),
             (vec![ep("10.1.1.2", "n1", "no")], "xE", ""),
         ];
         for (endpoints, flags, backends) in cases {

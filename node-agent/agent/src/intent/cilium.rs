@@ -11,6 +11,8 @@ use super::{Key, Read, Rejected, rejected};
 pub(crate) struct RemoteEndpoint {
     pub(crate) addresses: Box<[IpAddr]>,
     pub(crate) identity: u32,
+    /// Address of the pod's node.
+    pub(crate) node: Option<IpAddr>,
 }
 
 /// Reads CiliumEndpoints.
@@ -26,17 +28,20 @@ impl Read<CiliumEndpoint> for EndpointReader {
         };
         let status = object.status.unwrap_or_default();
         let Some(identity) = status.identity.and_then(|i| i.id) else { return Ok(None) };
-        let identity = u32::try_from(identity)
-            .map_err(|_| bad("status.identity.id", format!("{identity} is not an identity")))?;
+        let identity =
+            u32::try_from(identity).map_err(|_| bad("status.identity.id", format!("{identity} is not an identity")))?;
         let mut addresses = Vec::new();
-        for pair in status.networking.map(|n| n.addressing).unwrap_or_default() {
+        let networking = status.networking.unwrap_or_default();
+        let node = networking.node.and_then(|ip| ip.parse().ok());
+        for pair in networking.addressing {
             for text in [pair.ipv4, pair.ipv6].into_iter().flatten().filter(|t| !t.is_empty()) {
-                addresses.push(text.parse().map_err(|_| {
-                    bad("status.networking.addressing", format!("{text:?} is not an IP address"))
-                })?);
+                addresses.push(
+                    text.parse()
+                        .map_err(|_| bad("status.networking.addressing", format!("{text:?} is not an IP address")))?,
+                );
             }
         }
-        Ok(Some((key.clone(), RemoteEndpoint { addresses: addresses.into(), identity })))
+        Ok(Some((key.clone(), RemoteEndpoint { addresses: addresses.into(), identity, node })))
     }
 }
 

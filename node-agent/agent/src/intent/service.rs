@@ -56,7 +56,13 @@ impl Read<Object> for Reader {
         }
         let address = |field: &str, text: &str| {
             text.parse::<IpAddr>().map_err(|_| {
-                rejected("Service", key, field, format!("{text:?} is not an IP address"), "write an IPv4 or IPv6 address")
+                rejected(
+                    "Service",
+                    key,
+                    field,
+                    format!("{text:?} is not an IP address"),
+                    "write an IPv4 or IPv6 address",
+                )
             })
         };
         let ingress = object.status.and_then(|s| s.load_balancer).and_then(|l| l.ingress).unwrap_or_default();
@@ -96,11 +102,20 @@ impl Read<Object> for Reader {
 fn port(key: &Key, index: usize, port: ServicePort) -> Result<Port, Rejected> {
     let field = |name: &str| format!("spec.ports[{index}].{name}");
     let number = u16::try_from(port.port).ok().filter(|p| *p != 0).ok_or_else(|| {
-        rejected("Service", key, &field("port"), format!("{} is not a port", port.port), "write a number from 1 to 65535")
+        rejected(
+            "Service",
+            key,
+            &field("port"),
+            format!("{} is not a port", port.port),
+            "write a number from 1 to 65535",
+        )
     })?;
-    let proto = port.protocol.as_deref().unwrap_or("TCP").parse().map_err(|e: String| {
-        rejected("Service", key, &field("protocol"), e, "write TCP or UDP")
-    })?;
+    let proto = port
+        .protocol
+        .as_deref()
+        .unwrap_or("TCP")
+        .parse()
+        .map_err(|e: String| rejected("Service", key, &field("protocol"), e, "write TCP or UDP"))?;
     Ok(Port { name: port.name.unwrap_or_default().into(), port: number, proto })
 }
 
@@ -140,7 +155,8 @@ mod tests {
 
     #[test]
     fn mistakes_name_the_field() {
-        let bad_port = serde_json::json!({"spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}, {"port": 70000}]}});
+        let bad_port =
+            serde_json::json!({"spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}, {"port": 70000}]}});
         let e = read(bad_port).unwrap_err();
         assert_eq!((e.object.as_str(), e.field.as_str()), ("default/web", "spec.ports[1].port"));
         let bad_ip = serde_json::json!({"spec": {"clusterIP": "10.96.0.1", "externalIPs": ["here"]}});

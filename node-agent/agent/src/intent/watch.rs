@@ -169,7 +169,9 @@ mod tests {
 
     fn rows(f: &Slices) -> Vec<String> {
         let rows: &Shared<SliceKey, Slice> = &f.sink.table;
-        rows.read(|t| t.iter().map(|(k, v)| format!("{}<{} {}", k.service.name, k.name, v.endpoints[0].address)).collect())
+        rows.read(|t| {
+            t.iter().map(|(k, v)| format!("{}<{} {}", k.service.name, k.name, v.endpoints[0].address)).collect()
+        })
     }
 
     #[test]

@@ -1,4 +1,11 @@
 //! Makes desired rows real: in the datapath's maps, at the BGP speaker, in Kubernetes, and in pods' namespaces.
 
+pub(crate) mod bgp;
+pub(crate) mod bgp_status;
+pub(crate) mod controllers;
+pub(crate) mod datapath;
+pub(crate) mod endpoints;
+pub(crate) mod kube_api;
 pub(crate) mod netlink;
+pub(crate) mod node;
 pub(crate) mod pod;

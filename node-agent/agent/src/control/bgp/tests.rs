@@ -121,7 +121,15 @@ fn each_peer_is_told_the_prefixes_of_its_families() {
         "lb",
         &json!([{"advertisementType": "Service", "service": {"addresses": ["LoadBalancerIP"]}, "selector": any}]),
     );
-    w.service("web", &[(AddressKind::LoadBalancer, "192.0.2.1"), (AddressKind::LoadBalancer, "2001:db8:2::1"), (AddressKind::ClusterIp, "10.96.0.9")], |_| {});
+    w.service(
+        "web",
+        &[
+            (AddressKind::LoadBalancer, "192.0.2.1"),
+            (AddressKind::LoadBalancer, "2001:db8:2::1"),
+            (AddressKind::ClusterIp, "10.96.0.9"),
+        ],
+        |_| {},
+    );
     assert_eq!(
         w.routes(),
         ["tor1-v4: 10.1.1.0/24", "tor1-v4: 192.0.2.1/32", "tor1-v6: 2001:db8:2::1/128", "tor1-v6: fd00:1:1::/64"]
@@ -184,9 +192,7 @@ fn address_types_class_and_aggregation() {
 fn overlapping_advertisements_add_up() {
     let mut w = World::new(&json!([tor("t", "172.16.1.1", "v4")]));
     w.peer_config("v4", &family("ipv4"));
-    let pods = |communities: Value, pref: u32| {
-        json!([{"advertisementType": "PodCIDR", "attributes": {"communities": communities, "localPreference": pref}}])
-    };
+    let pods = |communities: Value, pref: u32| json!([{"advertisementType": "PodCIDR", "attributes": {"communities": communities, "localPreference": pref}}]);
     w.advertisement("a", &pods(json!({"standard": ["65000:1"]}), 150));
     w.advertisement("b", &pods(json!({"standard": ["65000:2"], "wellKnown": ["no-export"]}), 120));
     assert_eq!(w.routes(), ["t: 10.1.1.0/24 65000:1 65000:2 65535:65281 pref 150"]);
@@ -194,8 +200,14 @@ fn overlapping_advertisements_add_up() {
 
 #[test]
 fn what_cannot_be_done_is_said_and_the_rest_goes_on() {
-    let discover = json!({"name": "gw", "autoDiscovery": {"mode": "DefaultGateway", "defaultGateway": {"addressFamily": "ipv4"}}});
-    let mut w = World::new(&json!([discover, tor("a", "172.16.1.1", "none"), tor("b", "172.16.2.1", "md5"), tor("c", "172.16.3.1", "v4")]));
+    let discover =
+        json!({"name": "gw", "autoDiscovery": {"mode": "DefaultGateway", "defaultGateway": {"addressFamily": "ipv4"}}});
+    let mut w = World::new(&json!([
+        discover,
+        tor("a", "172.16.1.1", "none"),
+        tor("b", "172.16.2.1", "md5"),
+        tor("c", "172.16.3.1", "v4")
+    ]));
     w.peer_config("md5", &json!({"authSecretRef": "tor-password"}));
     w.peer_config("v4", &family("ipv4"));
     let plan = w.plan();

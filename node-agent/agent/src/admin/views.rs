@@ -1,0 +1,616 @@
+//! What the admin socket and the metrics show, read from the tables and their owners at the moment of asking.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use causeway_api::bgp::{Family, Peer, PeerFamily, Route, RouteTable, RoutesParams};
+use causeway_api::datapath::{Backend, Count, Endpoint, Flow, FlowsParams, Identity, Ip, Service};
+use causeway_api::status::{Component, Health, Probe, Rejected, Status, Table as TableView};
+use causeway_api::{ErrorBody, code};
+use causeway_bgp_speaker::{PeerStatus, RouteAttrs, SessionState};
+use causeway_bgp_wire::{Afi, Family as WireFamily, Prefix};
+use causeway_datapath_abi::{Counter, flow_flag};
+use causeway_datapath_loader::{FlowRow, boot_time_s};
+use causeway_table::{Realised, RowStatus, Shared};
+use ipnet::IpNet;
+
+use super::{Admin, Running};
+use crate::control::ipcache::reserved;
+use crate::intent::Key;
+use crate::metrics::{Family as MetricFamily, Sample, Source};
+use crate::realize::bgp_status::state_name;
+
+/// Flows that are shown unless asked for more.
+const DEFAULT_FLOWS: usize = 1000;
+
+impl Admin {
+    pub(super) fn status(&self) -> Status {
+        let components = match self.running.get() {
+            None => vec![component("agent", Health::Starting, self.stage.borrow().clone())],
+            Some(running) => self.components(running),
+        };
+        let healthy = components.iter().all(|c| matches!(c.health, Health::Ok | Health::Disabled));
+        let features = self.running.get().map(|r| r.datapath.features()).unwrap_or_default();
+        Status {
+            node: self.config.node_name.clone(),
+            cluster: self.config.cluster_name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_s: self.started.elapsed().as_secs(),
+            healthy,
+            components,
+            probes: features
+                .into_iter()
+                .map(|f| Probe { name: f.name.into(), ok: f.available, message: f.detail })
+                .collect(),
+            tables: self.table_views(),
+            rejected: self.tables.rejected.read(|t| {
+                t.iter()
+                    .map(|(_, r)| Rejected {
+                        kind: r.kind.clone(),
+                        name: r.object.clone(),
+                        field: r.field.clone(),
+                        message: r.message.clone(),
+                        remedy: r.remedy.clone(),
+                    })
+                    .collect()
+            }),
+        }
+    }
+
+    fn components(&self, running: &Running) -> Vec<Component> {
+        let links = running.datapath.attached().map(|l| l.len());
+        let datapath = match links {
+            Ok(n) => component("datapath", Health::Ok, format!("{n} programs attached")),
+            Err(e) => component("datapath", Health::Failed, e.to_string()),
+        };
+        vec![
+            self.kubernetes(),
+            datapath,
+            realised("services", &running.lb_real),
+            realised("ipcache", &running.ipcache_real),
+            self.bgp(running),
+            self.pods(),
+        ]
+    }
+
+    fn kubernetes(&self) -> Component {
+        let (waiting, broken) = self.tables.watches.read(|t| {
+            let waiting: Vec<String> = t.iter().filter(|(_, w)| !w.synced).map(|(k, _)| k.clone()).collect();
+            let broken = t.iter().find_map(|(_, w)| w.interrupted.clone());
+            (waiting, broken)
+        });
+        match (broken, waiting.is_empty()) {
+            (Some(why), _) => component("kubernetes", Health::Degraded, format!("going on with what is known: {why}")),
+            (None, false) => component("kubernetes", Health::Starting, format!("reading {}", waiting.join(", "))),
+            (None, true) => component("kubernetes", Health::Ok, "all kinds read and watched".into()),
+        }
+    }
+
+    fn bgp(&self, running: &Running) -> Component {
+        let status = running.speaker.status().borrow().clone();
+        let plan = running.plan.borrow().clone();
+        let peers: Vec<&PeerStatus> = status.instances.values().flat_map(|i| i.peers.values()).collect();
+        let up = peers.iter().filter(|p| p.state == SessionState::Established).count();
+        let sessions = format!("{up} of {} sessions established", peers.len());
+        if let Some(problem) = plan.problems.iter().find(|p| p.fatal) {
+            return component("bgp", Health::Degraded, format!("{sessions}; {}: {}", problem.place, problem.message));
+        }
+        if plan.instances.is_empty() {
+            let health = if self.tables.bgp_config.synced() { Health::Disabled } else { Health::Starting };
+            return component("bgp", health, "no CiliumBGPNodeConfig for this node".into());
+        }
+        let listen = status.instances.values().find_map(|i| i.listen_error.clone());
+        let health = if up == peers.len() && listen.is_none() { Health::Ok } else { Health::Degraded };
+        component("bgp", health, listen.map_or(sessions.clone(), |e| format!("{sessions}; {e}")))
+    }
+
+    fn pods(&self) -> Component {
+        let node = self.tables.nodes.get(&Key::new("", &self.config.node_name));
+        let (all, waiting) = self.tables.endpoints.read(|t| {
+            (t.len(), t.iter().filter(|(_, e)| e.identity == crate::intent::endpoint::IDENTITY_INIT).count())
+        });
+        let text = format!("{all} endpoints, {waiting} without identity");
+        match node {
+            Some(node) if node.pod_cidrs.is_empty() => component(
+                "pods",
+                Health::Degraded,
+                format!("{text}; the Node has no spec.podCIDRs: is the operator running?"),
+            ),
+            _ => component("pods", Health::Ok, text),
+        }
+    }
+
+    fn table_views(&self) -> Vec<TableView> {
+        let t = &self.tables;
+        let mut views = vec![
+            intent("services", &t.services),
+            intent("endpointslices", &t.slices),
+            intent("nodes", &t.nodes),
+            intent("namespaces", &t.namespaces),
+            intent("pods", &t.pods),
+            intent("ciliumendpoints", &t.remote_endpoints),
+            intent("identities", &t.identities),
+            intent("bgp-node-configs", &t.bgp_config),
+            intent("bgp-peer-configs", &t.bgp_peer_configs),
+            intent("bgp-advertisements", &t.bgp_advertisements),
+            intent("endpoints", &t.endpoints),
+            intent("rejected", &t.rejected),
+        ];
+        match self.running.get() {
+            Some(running) => {
+                views.push(desired("lb", &t.lb, &running.lb_real));
+                views.push(desired("ipcache", &t.ipcache, &running.ipcache_real));
+            }
+            None => {
+                views.push(intent("lb", &t.lb));
+                views.push(intent("ipcache", &t.ipcache));
+            }
+        }
+        views
+    }
+
+    pub(super) fn bgp_peers(&self) -> Result<Vec<Peer>, ErrorBody> {
+        let status = self.running()?.speaker.status().borrow().clone();
+        let mut rows = Vec::new();
+        for (instance, i) in &status.instances {
+            for (name, p) in &i.peers {
+                let negotiated = p.negotiated.as_ref();
+                let asn = negotiated.map(|n| n.peer_asn).or(p.configured_asn);
+                rows.push(Peer {
+                    node: self.config.node_name.clone(),
+                    instance: instance.clone(),
+                    peer: name.clone(),
+                    local_asn: i.local_asn.get(),
+                    peer_asn: asn.map_or(0, |a| a.get()),
+                    peer_address: p.address,
+                    peer_port: negotiated.map_or(0, |n| n.remote.port()),
+                    state: state_name(p.state).into(),
+                    uptime_s: (p.state == SessionState::Established).then(|| p.since.elapsed().as_secs()),
+                    applied_hold_time_s: negotiated.map_or(0, |n| secs(n.hold_time)),
+                    applied_keepalive_s: negotiated.map_or(0, |n| secs(n.keepalive)),
+                    graceful_restart: negotiated.is_some_and(|n| n.peer_restart_time_s.is_some()),
+                    families: p
+                        .families
+                        .iter()
+                        .map(|f| PeerFamily {
+                            family: family(f.family),
+                            received: f.received,
+                            advertised: f.advertised,
+                        })
+                        .collect(),
+                    withdrawals_sent: p.counters.withdrawals_out,
+                    last_error: p.reason.clone().unwrap_or_default(),
+                });
+            }
+        }
+        Ok(rows)
+    }
+
+    pub(super) async fn bgp_routes(&self, params: &RoutesParams) -> Result<Vec<Route>, ErrorBody> {
+        let running = self.running()?;
+        let plan = running.plan.borrow().clone();
+        let status = running.speaker.status().borrow().clone();
+        let wanted = |name: &str, address: IpAddr| {
+            params.peer.as_ref().is_none_or(|p| p == name || p.parse::<IpAddr>().is_ok_and(|ip| ip == address))
+        };
+        let mut rows = Vec::new();
+        let mut found = false;
+        for (instance, config) in &plan.instances {
+            let row = |peer: Option<(&str, IpAddr)>, prefix: Prefix, attrs: &RouteAttrs, next_hop: Option<IpAddr>| {
+                if params.family.is_some_and(|f| f != family(prefix.family())) {
+                    return None;
+                }
+                Some(Route {
+                    node: self.config.node_name.clone(),
+                    instance: instance.clone(),
+                    local_asn: config.local_asn.get(),
+                    peer: peer.map(|(name, _)| name.to_owned()),
+                    peer_address: peer.map(|(_, address)| address),
+                    prefix: IpNet::new(prefix.address(), prefix.len()).ok()?,
+                    next_hop: next_hop.unwrap_or(match prefix.address() {
+                        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                    }),
+                    communities: communities(attrs),
+                    local_pref: attrs.local_pref,
+                    med: attrs.med,
+                    origin: plan.origins.get(&prefix).cloned().unwrap_or_default(),
+                })
+            };
+            let peers = config.peers.iter().filter(|p| wanted(&p.name, p.address));
+            match params.table {
+                RouteTable::Available => {
+                    let mut all = std::collections::BTreeMap::new();
+                    for peer in peers {
+                        found = true;
+                        if let Some(routes) = plan.routes.get(&(instance.clone(), peer.name.clone())) {
+                            all.extend(routes.iter());
+                        }
+                    }
+                    rows.extend(all.into_iter().filter_map(|(prefix, attrs)| row(None, *prefix, attrs, None)));
+                }
+                RouteTable::Advertised => {
+                    for peer in peers {
+                        found = true;
+                        let Some(sent) = running.speaker.routes(instance, &peer.name).await else { continue };
+                        let up =
+                            status.peer(instance, &peer.name).is_some_and(|p| p.state == SessionState::Established);
+                        for (prefix, attrs) in sent.routes.iter().filter(|_| up) {
+                            let next_hop =
+                                sent.next_hops.iter().find(|(f, _)| *f == prefix.family()).map(|(_, ip)| *ip);
+                            rows.extend(row(Some((&peer.name, peer.address)), *prefix, attrs, next_hop));
+                        }
+                    }
+                }
+            }
+        }
+        match &params.peer {
+            Some(peer) if !found => Err(ErrorBody::new(
+                code::NOT_FOUND,
+                format!("no BGP peer {peer:?}"),
+                "`causeway bgp peers` lists names and addresses",
+            )),
+            _ => Ok(rows),
+        }
+    }
+
+    pub(super) fn services(&self) -> Result<Vec<Service>, ErrorBody> {
+        let running = self.running()?;
+        let desired = self.tables.lb.snapshot();
+        Ok(desired
+            .iter()
+            .map(|(frontend, row)| {
+                let row = &row.value;
+                let (state, error) = row_state(running.lb_real.get(frontend).as_deref());
+                Service {
+                    namespace: row.service.namespace.clone(),
+                    name: row.service.name.clone(),
+                    port_name: row.port_name.to_string(),
+                    frontend: SocketAddr::new(frontend.addr, frontend.port),
+                    protocol: frontend.proto.to_string(),
+                    service_type: row.kind.name().into(),
+                    external_local: row.lb.external_local,
+                    internal_local: row.lb.internal_local,
+                    backends: row.lb.backends.iter().map(|b| Backend { address: b.addr, local: b.local }).collect(),
+                    state,
+                    error,
+                }
+            })
+            .collect())
+    }
+
+    pub(super) fn endpoints(&self) -> Vec<Endpoint> {
+        let mut rows: Vec<Endpoint> = self.tables.endpoints.read(|t| {
+            t.iter()
+                .map(|(_, e)| Endpoint {
+                    id: e.id,
+                    identity: e.identity,
+                    labels: e.labels.clone(),
+                    namespace: e.pod.namespace.clone(),
+                    pod: e.pod.name.clone(),
+                    container_id: e.attachment.container_id.clone(),
+                    ipv4: e.ipv4.map(IpAddr::from),
+                    ipv6: e.ipv6.map(IpAddr::from),
+                    interface: e.host_ifname.clone(),
+                    ifindex: e.ifindex,
+                    mac: e.mac.map(|b| format!("{b:02x}")).join(":"),
+                    state: if e.identity == crate::intent::endpoint::IDENTITY_INIT {
+                        "waiting-for-identity".into()
+                    } else {
+                        "ready".into()
+                    },
+                })
+                .collect()
+        });
+        rows.sort_by_key(|e| e.id);
+        rows
+    }
+
+    pub(super) fn identities(&self) -> Vec<Identity> {
+        let fixed = reserved::NAMES.iter().map(|(id, name)| Identity { id: *id, labels: vec![(*name).to_owned()] });
+        let mut rows: Vec<Identity> = fixed.collect();
+        self.tables.identities.read(|t| {
+            rows.extend(t.iter().map(|(id, i)| Identity { id: *id, labels: i.labels.clone() }));
+        });
+        rows
+    }
+
+    pub(super) fn ips(&self) -> Result<Vec<Ip>, ErrorBody> {
+        let running = self.running()?;
+        let desired = self.tables.ipcache.snapshot();
+        Ok(desired
+            .iter()
+            .map(|(prefix, row)| Ip {
+                prefix: *prefix,
+                identity: row.value.entry.identity,
+                in_cluster: row.value.entry.in_cluster,
+                source: row.value.source.to_string(),
+                state: row_state(running.ipcache_real.get(prefix).as_deref()).0,
+            })
+            .collect())
+    }
+
+    pub(super) fn counters(&self) -> Result<Vec<Count>, ErrorBody> {
+        let rows = self.running()?.datapath.counters().map_err(internal)?;
+        Ok(rows
+            .into_iter()
+            .map(|c| Count {
+                reason: c.counter.name().into(),
+                direction: direction(c.counter).into(),
+                drop: c.counter.is_drop(),
+                packets: c.packets,
+                bytes: c.bytes,
+            })
+            .collect())
+    }
+
+    pub(super) fn flows(&self, params: &FlowsParams) -> Result<Vec<Flow>, ErrorBody> {
+        let limit = params.limit.unwrap_or(DEFAULT_FLOWS);
+        // With a filter the whole table is looked at, so that the limit counts what is shown.
+        let read = if params.address.is_some() { usize::MAX } else { limit };
+        let rows = self.running()?.datapath.flows(read).map_err(internal)?;
+        let has = |f: &FlowRow, ip: IpAddr| [f.from.src, f.from.dst, f.to.src, f.to.dst].iter().any(|a| a.ip() == ip);
+        let now = boot_time_s();
+        Ok(rows
+            .iter()
+            .filter(|f| params.address.is_none_or(|ip| has(f, ip)))
+            .take(limit)
+            .map(|f| Flow {
+                protocol: protocol(f.from.proto),
+                source: f.from.src,
+                destination: f.from.dst,
+                to_source: f.to.src,
+                to_destination: f.to.dst,
+                flags: flags(f.flags),
+                service_id: f.service_id,
+                expires_in_s: f.expires_s.saturating_sub(now),
+            })
+            .collect())
+    }
+}
+
+fn internal(error: causeway_datapath_loader::Error) -> ErrorBody {
+    ErrorBody::new(code::INTERNAL, error.to_string(), "")
+}
+
+fn component(name: &str, health: Health, message: String) -> Component {
+    Component { name: name.into(), health, message }
+}
+
+/// Health of a reconciler: Ok when everything desired is real.
+fn realised<K: Ord + Clone + std::fmt::Display, V: PartialEq>(name: &str, real: &Shared<K, Realised<V>>) -> Component {
+    let (all, failed, error) = counts(real);
+    match (real.synced(), error) {
+        (_, Some(error)) => component(name, Health::Degraded, format!("{failed} of {all} rows failed: {error}")),
+        (false, None) => component(name, Health::Starting, format!("{all} rows so far; inputs are being read")),
+        (true, None) => component(name, Health::Ok, format!("{all} rows")),
+    }
+}
+
+/// Rows, failed rows, one failure.
+fn counts<K: Ord + Clone + std::fmt::Display, V: PartialEq>(
+    real: &Shared<K, Realised<V>>,
+) -> (usize, usize, Option<String>) {
+    real.read(|t| {
+        let mut failures = t.iter().filter_map(|(k, r)| match &r.status {
+            RowStatus::Failed { message, .. } => Some(format!("{k}: {message}")),
+            RowStatus::Pending | RowStatus::Done => None,
+        });
+        let first = failures.next();
+        (t.len(), usize::from(first.is_some()) + failures.count(), first)
+    })
+}
+
+fn intent<K: Ord + Clone, V: PartialEq>(name: &str, table: &Shared<K, V>) -> TableView {
+    table.read(|t| TableView {
+        name: name.into(),
+        rows: t.len(),
+        revision: t.revision(),
+        synced: t.synced(),
+        pending: 0,
+        failed: 0,
+        error: String::new(),
+    })
+}
+
+fn desired<K, V>(name: &str, table: &Shared<K, V>, real: &Shared<K, Realised<V>>) -> TableView
+where
+    K: Ord + Clone + std::fmt::Display,
+    V: PartialEq,
+{
+    let (_, failed, error) = counts(real);
+    let pending = real.read(|t| t.iter().filter(|(_, r)| r.status == RowStatus::Pending).count());
+    TableView { pending, failed, error: error.unwrap_or_default(), ..intent(name, table) }
+}
+
+fn row_state<V>(row: Option<&Realised<V>>) -> (String, String) {
+    match row.map(|r| &r.status) {
+        None | Some(RowStatus::Pending) => ("pending".into(), String::new()),
+        Some(RowStatus::Done) => ("done".into(), String::new()),
+        Some(RowStatus::Failed { message, .. }) => ("error".into(), message.clone()),
+    }
+}
+
+fn secs(d: std::time::Duration) -> u32 {
+    u32::try_from(d.as_secs()).unwrap_or(u32::MAX)
+}
+
+fn family(family: WireFamily) -> Family {
+    if family.afi == Afi::IPV4 { Family::Ipv4 } else { Family::Ipv6 }
+}
+
+fn communities(attrs: &RouteAttrs) -> Vec<String> {
+    let standard = attrs.communities.iter().map(ToString::to_string);
+    standard.chain(attrs.large_communities.iter().map(ToString::to_string)).collect()
+}
+
+/// The programs count in one place for both directions; what can be said from the kind is said.
+fn direction(counter: Counter) -> &'static str {
+    match counter {
+        Counter::InvalidSourceIp | Counter::ToNetwork | Counter::Masqueraded => "egress",
+        _ => "ingress",
+    }
+}
+
+fn protocol(number: u8) -> String {
+    match number {
+        1 => "ICMP".into(),
+        6 => "TCP".into(),
+        17 => "UDP".into(),
+        58 => "ICMPv6".into(),
+        132 => "SCTP".into(),
+        other => other.to_string(),
+    }
+}
+
+fn flags(bits: u32) -> Vec<String> {
+    [
+        (flow_flag::REPLY, "reply"),
+        (flow_flag::ESTABLISHED, "established"),
+        (flow_flag::CLOSING, "closing"),
+        (flow_flag::SNAT, "snat"),
+    ]
+    .iter()
+    .filter(|(bit, _)| bits & bit != 0)
+    .map(|(_, name)| (*name).to_owned())
+    .collect()
+}
+
+/// The agent as the metrics see it.
+pub(crate) struct MetricsSource(pub(crate) Arc<Admin>);
+
+impl Source for MetricsSource {
+    fn families(&self) -> Vec<MetricFamily> {
+        let admin = &self.0;
+        let mut families = table_families(admin);
+        families.extend(counter_families(&admin.counters().unwrap_or_default()));
+        families.extend(bgp_families(&admin.bgp_peers().unwrap_or_default()));
+        let endpoints = admin.endpoints();
+        let ready = endpoints.iter().filter(|e| e.state == "ready").count();
+        families.push(gauge(
+            "cilium_endpoint_state",
+            "Endpoints of this node by state",
+            vec![
+                sample(vec![("endpoint_state", "ready".into())], ready as u64),
+                sample(vec![("endpoint_state", "waiting-for-identity".into())], (endpoints.len() - ready) as u64),
+            ],
+        ));
+        if let Some(running) = admin.running.get() {
+            let usage = running.datapath.usage().unwrap_or_default();
+            let rows = |pick: fn(&causeway_datapath_loader::MapUsage) -> usize| {
+                usage.iter().map(|u| sample(vec![("map_name", u.map.to_lowercase())], pick(u) as u64)).collect()
+            };
+            families.push(gauge("causeway_bpf_map_rows", "Rows of the datapath's maps", rows(|u| u.rows)));
+            families.push(gauge("cilium_bpf_map_capacity", "Limits of the datapath's maps", rows(|u| u.limit)));
+        }
+        families
+    }
+
+    fn healthy(&self) -> Result<(), String> {
+        let status = self.0.status();
+        let bad: Vec<String> = status
+            .components
+            .iter()
+            .filter(|c| matches!(c.health, Health::Failed | Health::Starting))
+            .map(|c| format!("{}: {}", c.name, c.message))
+            .collect();
+        if bad.is_empty() { Ok(()) } else { Err(bad.join("\n")) }
+    }
+}
+
+fn sample(labels: Vec<(&'static str, String)>, value: u64) -> Sample {
+    Sample { labels, value }
+}
+
+fn gauge(name: &'static str, help: &'static str, samples: Vec<Sample>) -> MetricFamily {
+    MetricFamily { name, help, counter: false, samples }
+}
+
+fn counter(name: &'static str, help: &'static str, samples: Vec<Sample>) -> MetricFamily {
+    MetricFamily { name, help, counter: true, samples }
+}
+
+fn table_families(admin: &Admin) -> Vec<MetricFamily> {
+    let views = admin.table_views();
+    let per_table = |pick: fn(&TableView) -> usize| {
+        views.iter().map(|v| sample(vec![("table", v.name.clone())], pick(v) as u64)).collect()
+    };
+    let rejected = admin.tables.rejected.read(|t| {
+        let mut kinds = std::collections::BTreeMap::<String, u64>::new();
+        for ((kind, _), _) in t.iter() {
+            *kinds.entry(kind.clone()).or_default() += 1;
+        }
+        kinds
+    });
+    vec![
+        gauge("causeway_table_rows", "Rows of the agent's tables", per_table(|v| v.rows)),
+        gauge("causeway_table_pending_rows", "Desired rows that are not real yet", per_table(|v| v.pending)),
+        gauge("causeway_table_failed_rows", "Desired rows whose last attempt failed", per_table(|v| v.failed)),
+        gauge(
+            "causeway_rejected_objects",
+            "Kubernetes objects that were not understood",
+            rejected.into_iter().map(|(kind, n)| sample(vec![("kind", kind)], n)).collect(),
+        ),
+        gauge(
+            "cilium_identity",
+            "Identities known",
+            vec![sample(vec![], admin.tables.identities.read(|t| t.len()) as u64)],
+        ),
+    ]
+}
+
+fn counter_families(counts: &[Count]) -> Vec<MetricFamily> {
+    let of = |drop: bool, bytes: bool| {
+        counts
+            .iter()
+            .filter(|c| c.drop == drop)
+            .map(|c| {
+                let labels = vec![("reason", c.reason.clone()), ("direction", c.direction.clone())];
+                sample(labels, if bytes { c.bytes } else { c.packets })
+            })
+            .collect::<Vec<_>>()
+    };
+    vec![
+        counter("cilium_drop_count", "Packets dropped by the programs", of(true, false)),
+        counter("cilium_drop_bytes", "Bytes dropped by the programs", of(true, true)),
+        counter("cilium_forward_count", "Packets passed on by the programs", of(false, false)),
+        counter("cilium_forward_bytes", "Bytes passed on by the programs", of(false, true)),
+    ]
+}
+
+fn bgp_families(peers: &[Peer]) -> Vec<MetricFamily> {
+    let labels = |p: &Peer| {
+        vec![
+            ("vrouter", p.local_asn.to_string()),
+            ("neighbor", SocketAddr::new(p.peer_address, if p.peer_port == 0 { 179 } else { p.peer_port }).to_string()),
+            ("neighbor_asn", p.peer_asn.to_string()),
+        ]
+    };
+    let routes = |pick: fn(&PeerFamily) -> u64| {
+        let per_family = |p: &Peer| {
+            let mut out = Vec::new();
+            for f in &p.families {
+                let mut labels = labels(p);
+                labels.push(("afi", if f.family == Family::Ipv4 { "ipv4" } else { "ipv6" }.into()));
+                labels.push(("safi", "unicast".into()));
+                out.push(sample(labels, pick(f)));
+            }
+            out
+        };
+        peers.iter().flat_map(per_family).collect::<Vec<_>>()
+    };
+    vec![
+        gauge(
+            "cilium_bgp_control_plane_session_state",
+            "1: the session is established",
+            peers.iter().map(|p| sample(labels(p), u64::from(p.state == "established"))).collect(),
+        ),
+        gauge("cilium_bgp_control_plane_advertised_routes", "Routes advertised to the peer", routes(|f| f.advertised)),
+        gauge("cilium_bgp_control_plane_received_routes", "Routes received from the peer", routes(|f| f.received)),
+        counter(
+            "causeway_bgp_withdrawals_sent",
+            "Prefixes withdrawn by message since the agent started",
+            peers.iter().map(|p| sample(labels(p), p.withdrawals_sent)).collect(),
+        ),
+    ]
+}

@@ -1,0 +1,47 @@
+//! The shells around the pure controllers: wait for changes of the inputs, call, repeat. Cancel-safe between calls.
+
+use causeway_table::Changes;
+
+use crate::control::{ipcache, services};
+use crate::intent::slice::SliceKey;
+
+/// Drives the services controller for ever.
+pub(crate) async fn run_services(mut controller: services::Controller) {
+    let mut services = controller.services.reader();
+    let mut slices = controller.slices.reader();
+    loop {
+        let keys = controller.keys(services.changes(), slices.changes());
+        controller.update(&keys);
+        tokio::select! {
+            () = services.changed() => {}
+            () = slices.changed() => {}
+        }
+    }
+}
+
+/// Drives the ipcache controller for ever.
+pub(crate) async fn run_ipcache(inputs: ipcache::Inputs, mut controller: ipcache::Controller) {
+    let mut nodes = inputs.nodes.reader();
+    let mut endpoints = inputs.endpoints.reader();
+    let mut remote = inputs.remote_endpoints.reader();
+    let mut slices = inputs.slices.reader();
+    let api_server = ipcache::api_server();
+    loop {
+        let api_server_changed = match slices.changes() {
+            Changes::Keys(keys) => keys.iter().any(|k: &SliceKey| k.service == api_server),
+            Changes::Reset => true,
+        };
+        controller.update(ipcache::Changed {
+            nodes: nodes.changes(),
+            endpoints: endpoints.changes(),
+            remote_endpoints: remote.changes(),
+            api_server: api_server_changed,
+        });
+        tokio::select! {
+            () = nodes.changed() => {}
+            () = endpoints.changed() => {}
+            () = remote.changed() => {}
+            () = slices.changed() => {}
+        }
+    }
+}

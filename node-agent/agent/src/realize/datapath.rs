@@ -1,0 +1,191 @@
+//! Desired rows into the datapath's maps, and what must be done to the maps now and then.
+//!
+//! The calls into the datapath are system calls of microseconds, so that they are made where they stand, without a
+//! thread of their own; only the sweep of the flow table takes longer and gets one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use causeway_datapath_loader::{Datapath, Frontend, boot_time_s};
+use causeway_table::{Action, Apply, Backoff, Driver, Policy};
+use ipnet::IpNet;
+
+use crate::control::ipcache::IpcacheRow;
+use crate::control::services::LbRow;
+use crate::metrics::Metrics;
+
+/// How long a frontend stays programmed after it is no longer wanted: its withdrawal reaches the fabric first.
+pub(crate) const DRAIN: Duration = Duration::from_secs(1);
+
+/// How often expired flows are collected.
+const FLOW_GC_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A reconciler of frontends that starts with the rows the maps hold.
+pub(crate) fn lb_driver(
+    desired: &causeway_table::Shared<Frontend, LbRow>,
+    datapath: &dyn Datapath,
+) -> Result<Driver<Frontend, LbRow>, causeway_datapath_loader::Error> {
+    let mut driver = Driver::new(desired, Policy { backoff: Backoff::default(), delete_delay: DRAIN });
+    // Whose rows they are is not in the maps: each is written once more, which costs nothing where it is right.
+    driver.adopt(datapath.services()?.into_keys().map(|frontend| (frontend, None)));
+    Ok(driver)
+}
+
+/// A reconciler of the ipcache, likewise.
+pub(crate) fn ipcache_driver(
+    desired: &causeway_table::Shared<IpNet, IpcacheRow>,
+    datapath: &dyn Datapath,
+) -> Result<Driver<IpNet, IpcacheRow>, causeway_datapath_loader::Error> {
+    let mut driver = Driver::new(desired, Policy::default());
+    driver.adopt(datapath.ipcache()?.into_keys().map(|prefix| (prefix, None)));
+    Ok(driver)
+}
+
+/// Frontends into the datapath.
+pub(crate) struct LbApply(pub(crate) Arc<dyn Datapath>);
+
+impl Apply<Frontend, LbRow> for LbApply {
+    async fn upsert(&mut self, key: &Frontend, row: &LbRow) -> Result<(), String> {
+        self.0.upsert_service(*key, &row.lb).map(drop).map_err(|e| e.to_string())
+    }
+
+    async fn delete(&mut self, key: &Frontend) -> Result<(), String> {
+        self.0.delete_service(*key).map(drop).map_err(|e| e.to_string())
+    }
+}
+
+/// Prefixes into the ipcache.
+pub(crate) struct IpcacheApply(pub(crate) Arc<dyn Datapath>);
+
+impl Apply<IpNet, IpcacheRow> for IpcacheApply {
+    async fn upsert(&mut self, key: &IpNet, row: &IpcacheRow) -> Result<(), String> {
+        self.0.upsert_ipcache(*key, row.entry).map(drop).map_err(|e| e.to_string())
+    }
+
+    async fn delete(&mut self, key: &IpNet) -> Result<(), String> {
+        self.0.delete_ipcache(*key).map(drop).map_err(|e| e.to_string())
+    }
+}
+
+/// Measures from the arrival of an EndpointSlice to its rows in the map.
+#[derive(Debug, Default)]
+pub(crate) struct SliceLatency {
+    /// The newest slice seen per frontend: a change of the Service alone is not measured again.
+    measured: HashMap<Frontend, Instant>,
+}
+
+impl SliceLatency {
+    pub(crate) fn observe(&mut self, metrics: &Metrics, action: &Action<Frontend, LbRow>, result: &Result<(), String>) {
+        match (action, result) {
+            (Action::Upsert { key, value }, Ok(())) => {
+                let Some(seen) = value.seen else { return };
+                if self.measured.insert(*key, seen.0) != Some(seen.0) {
+                    metrics.slice_to_map(seen.0.elapsed());
+                }
+            }
+            (Action::Delete { key }, Ok(())) => {
+                self.measured.remove(key);
+            }
+            (Action::Upsert { key, .. } | Action::Delete { key }, Err(error)) => {
+                tracing::warn!(frontend = %key, error, "service row not programmed, trying again");
+            }
+        }
+    }
+}
+
+/// Collects expired flows for ever.
+pub(crate) async fn collect_flows(datapath: Arc<dyn Datapath>) {
+    let mut interval = tokio::time::interval(FLOW_GC_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let datapath = datapath.clone();
+        let swept = tokio::task::spawn_blocking(move || datapath.collect_flows(boot_time_s())).await;
+        match swept {
+            Ok(Ok(stats)) => tracing::debug!(seen = stats.seen, deleted = stats.deleted, "flows collected"),
+            Ok(Err(error)) => tracing::warn!(%error, "collecting expired flows failed"),
+            Err(error) => tracing::error!(%error, "collecting expired flows ended abnormally"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::services::{AddressKind, LbRow};
+    use crate::intent::Key;
+    use causeway_datapath_loader::{Backend, Fake, LbService, Proto};
+    use causeway_table::{RowStatus, Shared};
+
+    fn frontend(n: u8) -> Frontend {
+        Frontend { addr: std::net::Ipv4Addr::new(192, 0, 2, n).into(), port: 80, proto: Proto::Tcp }
+    }
+
+    fn row(backend: &str) -> LbRow {
+        LbRow {
+            service: Key::new("d", "web"),
+            port_name: "".into(),
+            kind: AddressKind::LoadBalancer,
+            lb: LbService {
+                backends: vec![Backend { addr: backend.parse().unwrap(), local: true }],
+                external: true,
+                ..LbService::default()
+            },
+            local_ready: true,
+            seen: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_restarted_agent_prunes_after_sync_and_drains_before() {
+        let fake = Arc::new(Fake::new());
+        fake.upsert_service(frontend(1), &row("10.1.1.2:80").lb).unwrap();
+        fake.upsert_service(frontend(9), &row("10.1.1.9:80").lb).unwrap();
+        let before = fake.writes();
+        let desired = Shared::default();
+        let driver = lb_driver(&desired, fake.as_ref()).unwrap();
+        let realised = driver.realised();
+        let task = tokio::spawn(driver.run(LbApply(fake.clone()), |_, _, _| {}));
+        desired.set(frontend(1), row("10.1.1.2:80"));
+        let mut reader = realised.reader();
+        while realised.get(&frontend(1)).is_none_or(|r| r.status != RowStatus::Done) {
+            reader.changed().await;
+            reader.changes();
+        }
+        assert_eq!(fake.writes(), before, "an adopted row that is right is not written");
+        assert_eq!(fake.services().unwrap().len(), 2, "nothing goes before the inputs are complete");
+        let synced = Instant::now();
+        desired.mark_synced();
+        while realised.get(&frontend(9)).is_some() {
+            reader.changed().await;
+            reader.changes();
+        }
+        assert!(synced.elapsed() >= DRAIN);
+        assert_eq!(fake.services().unwrap().len(), 1);
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_refused_row_is_tried_again_and_then_done() {
+        let fake = Arc::new(Fake::new());
+        fake.fail_with(Some("map full"));
+        let desired = Shared::default();
+        let driver = lb_driver(&desired, fake.as_ref()).unwrap();
+        let realised = driver.realised();
+        let task = tokio::spawn(driver.run(LbApply(fake.clone()), |_, _, _| {}));
+        desired.set(frontend(1), row("10.1.1.2:80"));
+        let mut reader = realised.reader();
+        while !realised.get(&frontend(1)).is_some_and(|r| matches!(r.status, RowStatus::Failed { .. })) {
+            reader.changed().await;
+            reader.changes();
+        }
+        assert_eq!(realised.get(&frontend(1)).unwrap().actual, None, "nothing to announce");
+        fake.fail_with(None);
+        while realised.get(&frontend(1)).is_none_or(|r| r.status != RowStatus::Done) {
+            reader.changed().await;
+            reader.changes();
+        }
+        task.abort();
+    }
+}
