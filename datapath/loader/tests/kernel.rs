@@ -251,6 +251,7 @@ fn cable(room: &mut Room, kernel: &Kernel) -> (String, u32) {
     let peer = ["peer", "name", "eth0", "address", pod_mac, "netns", &netns];
     run("ip", &[&["link", "add", "lxc0", "address", host_mac, "type", "veth"], &peer[..]].concat());
     run("ip", &["address", "add", "10.0.0.11/32", "dev", "lo"]);
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
     run("ip", &["link", "set", "lxc0", "up"]);
     run("ip", &["route", "add", "10.1.1.5/32", "dev", "lxc0", "src", "10.0.0.11"]);
     run("ip", &["neighbour", "replace", "10.1.1.5", "lladdr", pod_mac, "dev", "lxc0", "nud", "permanent"]);
@@ -318,8 +319,8 @@ fn restarts_exchange_programs_below_running_traffic() {
     assert_eq!(kernel.map_ids().unwrap(), ids);
     let said = traffic.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&said.stdout);
-    assert!(said.contains("1500 received, 0% packet loss"), "{restarts} restarts: {said}");
     let counters = kernel.counters().unwrap();
+    assert!(said.contains("1500 received, 0% packet loss"), "{restarts} restarts: {said}{counters:?}");
     let drops: Vec<_> = counters.iter().filter(|c| c.counter.is_drop() && c.packets > 0).collect();
     assert!(drops.is_empty(), "{drops:?}");
     eprintln!("{restarts} restarts, 1500 pings, none lost");
