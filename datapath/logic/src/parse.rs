@@ -121,9 +121,9 @@ fn parse<P: Packet>(pkt: &P, l3: u32, is_v6: bool, h: &mut Headers, place: Place
     h.tuple.dport = [0; 2];
     h.tuple.zero = [0; 3];
     if is_v6 {
-        ipv6(pkt, h, place)?
+        ipv6(pkt, h, place)?;
     } else {
-        ipv4(pkt, h, place)?
+        ipv4(pkt, h, place)?;
     }
     if matches!(h.frag, Frag::Later) {
         return Ok(());

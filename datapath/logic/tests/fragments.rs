@@ -22,7 +22,12 @@ fn follow_the_first_one() {
             (FromPod, IF_A, f.tuple(UDP, f.pod_a(), 40000, f.vip(VIP_LOCAL), 80), Verdict::Peer { ifindex: IF_B }),
             (FromPod, IF_A, f.tuple(UDP, f.pod_a(), 40000, f.outside(), 53), Verdict::Neighbour { ifindex: IF_UPLINK }),
             (FromNet, IF_UPLINK, f.tuple(UDP, f.outside(), 5, f.vip(VIP_LOCAL), 80), Verdict::Peer { ifindex: IF_B }),
-            (FromNet, IF_UPLINK, f.tuple(UDP, f.outside(), 5, f.vip(VIP_REMOTE), 80), Verdict::Neighbour { ifindex: IF_UPLINK }),
+            (
+                FromNet,
+                IF_UPLINK,
+                f.tuple(UDP, f.outside(), 5, f.vip(VIP_REMOTE), 80),
+                Verdict::Neighbour { ifindex: IF_UPLINK },
+            ),
         ];
         for (program, ifindex, t, verdict) in cases {
             let mut node = world();

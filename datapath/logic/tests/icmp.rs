@@ -32,7 +32,15 @@ fn inside(out: &Out) -> Tuple {
 }
 
 /// Sends an error about `about`, as it looks on the far side, and expects it to arrive speaking of `known`.
-fn check(node: &mut MemoryNode, program: Program, ifindex: u32, f: Family, about: Tuple, known: Tuple, verdict: Verdict) {
+fn check(
+    node: &mut MemoryNode,
+    program: Program,
+    ifindex: u32,
+    f: Family,
+    about: Tuple,
+    known: Tuple,
+    verdict: Verdict,
+) {
     for &kind in kinds(f) {
         for (src, seen_as) in [(about.dst, known.dst), (f.router(), f.router())] {
             if program == FromPod && src == f.router() {
@@ -87,7 +95,15 @@ fn about_connections_from_the_wire_to_services() {
         let out = send(&mut node, FromNet, IF_UPLINK, &Spec::new(t)).tuple();
         check(&mut node, FromNet, IF_UPLINK, f, out, t, Verdict::Neighbour { ifindex: IF_UPLINK });
         // A router on the way to the client complains about an answer: it goes to the backend, as the backend knows it.
-        check(&mut node, FromNet, IF_UPLINK, f, t.reversed(), out.reversed(), Verdict::Neighbour { ifindex: IF_UPLINK });
+        check(
+            &mut node,
+            FromNet,
+            IF_UPLINK,
+            f,
+            t.reversed(),
+            out.reversed(),
+            Verdict::Neighbour { ifindex: IF_UPLINK },
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! A small node with everything on it: the fixture of the tests.
 //!
 //! Two pods live here, one on the node next door; there is a service of each kind, in both families. Interface 10 is
-//! pod A's veth, 11 pod B's, 2 the uplink. `Family` gives every name its address in one family.
+//! pod A's veth, 11 pod B's, 12 the uplink. `Family` gives every name its address in one family.
 
 use std::collections::HashMap;
 use std::vec;
@@ -13,7 +13,7 @@ use causeway_datapath_abi::{
 use super::{MemoryNode, MemoryRoute};
 use crate::{NextHop, Route};
 
-pub const IF_UPLINK: u32 = 2;
+pub const IF_UPLINK: u32 = 12;
 pub const IF_A: u32 = 10;
 pub const IF_B: u32 = 11;
 pub const TCP: u8 = 6;
@@ -60,6 +60,11 @@ impl Family {
     /// Another one.
     pub fn router(self) -> Addr {
         addr(self, [198, 51, 100, 1])
+    }
+
+    /// An address with a route that refuses: 1 as unreachable, 2 as a blackhole.
+    pub fn nowhere(self, n: u8) -> Addr {
+        addr(self, [203, 0, n, 1])
     }
 
     /// A link-local one in IPv4, as Cilium's.

@@ -1,0 +1,203 @@
+//! The same packets through the logic on the host and through the programs in the kernel, compared byte for byte.
+//!
+//! Both start from the same tables; after every packet the verdicts, the packets, the flow rows and the counters must
+//! agree. A difference is a mistake of the compiler, of the map and helper glue, or of the model of the kernel.
+
+mod programs;
+
+use causeway_datapath_abi::{Counter, Flow, Tuple};
+use causeway_datapath_loader::boot_time_s;
+use causeway_datapath_logic::model::world::*;
+use causeway_datapath_logic::model::{MemoryNode, Spec};
+use causeway_datapath_logic::{Frag, L4};
+use programs::{Kernel, MAC, Program, enter_world, model};
+
+/// Conversations, and packets in each.
+const ROUNDS: u32 = 400;
+const PACKETS: u32 = 40;
+
+/// A small generator (splitmix64), so that a failure is repeated by its seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self, below: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let high = u32::try_from((z ^ (z >> 31)) >> 32).unwrap_or(0);
+        high % below.max(1)
+    }
+
+    fn one_in(&mut self, n: u32) -> bool {
+        self.next(n) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.next(u32::try_from(from.len()).unwrap_or(1))).unwrap_or(0)]
+    }
+}
+
+/// A packet of a conversation: a new request, an answer to something seen, or an ICMP error about it.
+fn packet(r: &mut Random, seen: &[Tuple]) -> Spec {
+    let f = Family { is_v6: r.one_in(2) };
+    let any_seen = if seen.is_empty() { None } else { Some(r.pick(seen)) };
+    let (tuple, about) = match (r.next(10), any_seen) {
+        (0..=3, Some(t)) => (t.reversed(), None),
+        (4, Some(t)) => (t, None),
+        (5..=6, Some(t)) => {
+            let f = Family { is_v6: t.src.as_v4().is_none() };
+            let src = if r.one_in(2) { t.dst } else { f.router() };
+            (f.tuple(f.icmp(), src, 0, t.src, 0), Some(t))
+        }
+        _ => (request(r, f), None),
+    };
+    let is_v6 = tuple.src.as_v4().is_none();
+    let mut spec = Spec::new(tuple);
+    spec.ttl = r.pick(&[1, 2, 64, 255]);
+    spec.tcp_flags = r.pick(&[2, 2, 0x12, 0x10, 0x10, 0x11, 0x04, 0x14, 0]);
+    let size = r.pick(&[0, 1, 20, 100, 1400, 1600]);
+    spec.payload = vec![7; size];
+    spec.options = if r.one_in(6) { 8 } else { 0 };
+    spec.dont_fragment = r.one_in(2);
+    spec.no_udp_sum = !is_v6 && r.one_in(5);
+    if r.one_in(8) {
+        spec.fragment = Some((r.next(4), r.pick(&[0, 0, 5]), r.one_in(2)));
+    }
+    if let Some(about) = about {
+        let kinds: &[(u8, u8)] =
+            if is_v6 { &[(1, 4), (2, 0), (3, 0), (4, 1)] } else { &[(3, 3), (3, 4), (11, 0), (12, 0)] };
+        spec.icmp = Some(r.pick(kinds));
+        let mut inside =
+            Spec { options: if r.one_in(4) { 4 * u8::from(!is_v6) } else { 0 }, ..Spec::new(about) }.build_ip();
+        if r.one_in(3) {
+            inside.truncate(usize::try_from(28 + r.next(40)).unwrap_or(28));
+        }
+        spec.payload = inside;
+        spec.fragment = None;
+    }
+    spec
+}
+
+fn request(r: &mut Random, f: Family) -> Tuple {
+    let src = r.pick(&[f.pod_a(), f.pod_a(), f.pod_b(), f.outside(), f.router(), f.node(), f.remote_pod()]);
+    let vip = f.vip(u8::try_from(1 + r.next(11)).unwrap_or(1));
+    let dst = r.pick(&[
+        vip,
+        vip,
+        vip,
+        f.pod_a(),
+        f.pod_b(),
+        f.outside(),
+        f.outside(),
+        f.remote_pod(),
+        f.node(),
+        f.nowhere(1),
+        f.nowhere(2),
+    ]);
+    let proto = r.pick(&[TCP, TCP, UDP, UDP, f.icmp(), 132, 50]);
+    let sport = r.pick(&[40000, 40001, 2000, 80]);
+    let dport = if proto == f.icmp() { 0 } else { r.pick(&[80, 80, 80, 8080, 53]) };
+    f.tuple(proto, src, sport, dst, dport)
+}
+
+/// Where such a packet comes in; now and then where it should not.
+fn entrance(r: &mut Random, t: &Tuple) -> (Program, u32) {
+    let f = Family { is_v6: t.src.as_v4().is_none() };
+    let wrong = r.one_in(12);
+    if t.src == f.pod_a() && !wrong {
+        (Program::FromPod, IF_A)
+    } else if t.src == f.pod_b() && !wrong {
+        (Program::FromPod, IF_B)
+    } else if t.dst == f.pod_a() && r.one_in(3) {
+        (Program::ToPod, IF_A)
+    } else {
+        r.pick(&[
+            (Program::FromNet, IF_UPLINK),
+            (Program::FromNet, IF_UPLINK),
+            (Program::FromPod, IF_A),
+            (Program::ToPod, IF_B),
+        ])
+    }
+}
+
+/// Replaces some bytes that are not the outer addresses, whose routes the model does not know all.
+fn mangle(r: &mut Random, bytes: &mut [u8]) {
+    let addresses = if bytes[12] == 0x86 { 22..54 } else { 26..34 };
+    for _ in 0..r.next(4) {
+        let at = usize::try_from(14 + r.next(u32::try_from(bytes.len() - 14).unwrap_or(1))).unwrap_or(14);
+        if at < bytes.len() && !addresses.contains(&at) {
+            bytes[at] = u8::try_from(r.next(256)).unwrap_or(0);
+        }
+    }
+}
+
+fn same_row(a: &Flow, b: &Flow) -> bool {
+    // The model's clock is read before the kernel's.
+    a.expires_s.abs_diff(b.expires_s) <= 1 && (a.to, a.service_id, a.flags) == (b.to, b.service_id, b.flags)
+}
+
+fn compare_rows(kernel: &mut Kernel, node: &MemoryNode, what: &str) {
+    let rows = kernel.flows();
+    for (key, row) in &node.flows {
+        let have = rows.get(key).unwrap_or_else(|| panic!("{what}: the kernel lacks {key:?}"));
+        assert!(same_row(have, row), "{what}: {key:?}: kernel {have:?}, model {row:?}");
+    }
+    assert_eq!(rows.len(), node.flows.len(), "{what}: the kernel has more rows");
+}
+
+#[test]
+#[ignore = "needs root; run by make e2e TOPIC=datapath"]
+fn the_programs_do_what_the_logic_does() {
+    enter_world();
+    let mut kernel = Kernel::new(&world());
+    let mut kinds = std::collections::BTreeMap::<String, u32>::new();
+    for round in 0..ROUNDS {
+        let mut r = Random(u64::from(round));
+        let mut node = world();
+        kernel.forget();
+        let mut seen: Vec<Tuple> = Vec::new();
+        for number in 0..PACKETS {
+            let spec = packet(&mut r, &seen);
+            let (program, ifindex) = entrance(&mut r, &spec.tuple);
+            let mut bytes = spec.build();
+            bytes[..6].copy_from_slice(&MAC);
+            if r.one_in(4) {
+                mangle(&mut r, &mut bytes);
+            }
+            node.now_s = boot_time_s();
+            let counted =
+                |kernel: &mut Kernel| Counter::ALL.iter().map(|c| kernel.counted(*c).packets).collect::<Vec<_>>();
+            let counters = counted(&mut kernel);
+            let mut counters_of_model = node.counters.clone();
+            let what = format!("round {round} packet {number} {program:?}.{ifindex} {spec:?}");
+            let (verdict, expected) = model(&mut node, program, ifindex, &bytes);
+            let ran = kernel.run(program, ifindex, &bytes);
+            assert_eq!(ran.action, expected.action, "{what}: the model says {verdict:?}");
+            assert_eq!(ran.bytes, expected.bytes, "{what}: bytes, {verdict:?}");
+            for ((counter, before), after) in Counter::ALL.iter().zip(counters).zip(counted(&mut kernel)) {
+                let of_model = node.counted(*counter) - counters_of_model.remove(counter).map_or(0, |c| c.packets);
+                assert_eq!(after - before, of_model, "{what}: counter {counter:?}");
+            }
+            compare_rows(&mut kernel, &node, &what);
+            *kinds.entry(format!("{program:?} {}", verdict.counter().name())).or_default() += 1;
+            let headers = parsed(&expected.bytes);
+            if expected.action != 2
+                && matches!(headers.kind, L4::Tcp | L4::Udp | L4::Echo)
+                && headers.frag == Frag::Whole
+            {
+                seen.push(headers.tuple);
+            }
+        }
+    }
+    eprintln!("{kinds:#?}");
+    assert!(kinds.len() > 20, "the packets are too much alike: {kinds:?}");
+}
+
+/// The headers of a packet, by way of a node that knows nothing.
+fn parsed(bytes: &[u8]) -> causeway_datapath_logic::Headers {
+    let mut pkt = causeway_datapath_logic::model::MemoryPacket::new(bytes.to_vec(), 0);
+    let mut scratch = causeway_datapath_logic::Scratch::default();
+    causeway_datapath_logic::to_pod(&mut pkt, &mut MemoryNode::default(), &mut scratch);
+    scratch.headers
+}
