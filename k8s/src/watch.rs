@@ -99,15 +99,22 @@ where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + fmt::Debug + Send + 'static,
 {
     let kind = K::kind(&()).into_owned();
-    StreamBackoff::new(watcher(api, config), RetryDelay::default()).map(move |event| match event {
-        Ok(watcher::Event::Init) => Event::Relist,
-        Ok(watcher::Event::InitDone) => Event::Synced,
-        Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => object.into_event(),
-        Ok(watcher::Event::Delete(object)) => Event::Deleted(object.key()),
-        Err(error) => {
-            let text = describe(&kind, &error);
-            tracing::warn!(kind, error = text, "watch interrupted, trying again");
-            Event::Interrupted(text)
+    let mut down = false;
+    StreamBackoff::new(watcher(api, config), RetryDelay::default()).map(move |event| {
+        // One line when it goes and one when it is back; an outage of an hour is not a thousand lines.
+        match &event {
+            Err(error) if !down => tracing::warn!(kind, error = describe(&kind, error), "watch interrupted, trying on"),
+            Err(error) => tracing::debug!(kind, error = describe(&kind, error), "watch still interrupted"),
+            Ok(_) if down => tracing::info!(kind, "watch is back"),
+            Ok(_) => {}
+        }
+        down = event.is_err();
+        match event {
+            Ok(watcher::Event::Init) => Event::Relist,
+            Ok(watcher::Event::InitDone) => Event::Synced,
+            Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => object.into_event(),
+            Ok(watcher::Event::Delete(object)) => Event::Deleted(object.key()),
+            Err(error) => Event::Interrupted(describe(&kind, &error)),
         }
     })
 }
@@ -124,7 +131,18 @@ fn describe(kind: &str, error: &watcher::Error) -> String {
         }
         _ => "",
     };
-    format!("watching {kind}: {error}{hint}")
+    let mut text = format!("watching {kind}: {error}");
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let part = error.to_string();
+        // Many errors repeat their cause in their own text.
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    text + hint
 }
 
 /// An object, or why it is not one.

@@ -1,8 +1,8 @@
 //! The composition root: client, telemetry, election, definitions, controller, in this order.
 //!
 //! Tasks: the election, which ends after giving the Lease back, and the main task, which serves HTTP, waits to lead,
-//! and then runs the controller. Losing the Lease ends the program, since only a fresh start is sure to hold nothing
-//! from before.
+//! and then runs the controller. When the Lease is lost the controller is dropped with all that it knows, and a fresh
+//! one begins when we lead again.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -25,16 +25,14 @@ pub(crate) async fn run(flags: Flags) -> anyhow::Result<()> {
     let client = client(&flags).await?;
     let telemetry = Telemetry::new();
     let (stop, stopped) = watch::channel(false);
-    let (election, mut lead) = elect(&flags, timing, &client, stopped);
-    let mut lose = lead.clone();
+    let (election, lead) = elect(&flags, timing, &client, stopped);
     let address = flags.metrics_addr;
 
     let result = tokio::select! {
-        result = act(&flags, settings, client, telemetry.clone(), &mut lead) => result,
-        result = telemetry.serve(address) => result.with_context(|| {
+        result = act(&flags, &settings, &client, &telemetry, lead) => result,
+        result = telemetry.clone().serve(address) => result.with_context(|| {
             format!("serving metrics on {address}; if another program has that port, choose one with --metrics-addr")
         }),
-        why = lost(&mut lose) => Err(anyhow::anyhow!("no longer leading: {why}")),
         result = told_to_stop() => result,
     };
     // The controller is gone; only now may another begin.
@@ -45,18 +43,28 @@ pub(crate) async fn run(flags: Flags) -> anyhow::Result<()> {
     result
 }
 
-/// Waits to lead, then does the work, until dropped.
+/// Works whenever we lead, until dropped.
 async fn act(
     flags: &Flags,
-    settings: Settings,
-    client: Client,
-    telemetry: Telemetry,
-    lead: &mut watch::Receiver<Leadership>,
+    settings: &Settings,
+    client: &Client,
+    telemetry: &Telemetry,
+    mut lead: watch::Receiver<Leadership>,
 ) -> anyhow::Result<()> {
-    if lead.wait_for(|now| *now == Leadership::Leading).await.is_err() {
-        bail!("the election ended without a result");
+    let mut lose = lead.clone();
+    loop {
+        if lead.wait_for(|now| *now == Leadership::Leading).await.is_err() {
+            bail!("the election ended");
+        }
+        telemetry.leading(true);
+        tokio::select! {
+            result = lead_once(flags, settings.clone(), client.clone(), telemetry.clone()) => result?,
+            _ = lose.wait_for(|now| *now != Leadership::Leading) => telemetry.leading(false),
+        }
     }
-    telemetry.leading(true);
+}
+
+async fn lead_once(flags: &Flags, settings: Settings, client: Client, telemetry: Telemetry) -> anyhow::Result<()> {
     if !flags.skip_crd_creation {
         crd::register(&client).await?;
     }
@@ -85,13 +93,6 @@ fn elect(
     let task =
         tokio::spawn(async move { leader::run(client, &namespace, identity, timing, leadership, stopped).await });
     (task, lead)
-}
-
-async fn lost(lead: &mut watch::Receiver<Leadership>) -> String {
-    match lead.wait_for(|now| matches!(now, Leadership::Lost(_))).await.as_deref() {
-        Ok(Leadership::Lost(why)) => why.clone(),
-        _ => "the election ended".to_owned(),
-    }
 }
 
 async fn told_to_stop() -> anyhow::Result<()> {

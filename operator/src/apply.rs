@@ -7,7 +7,9 @@
 use causeway_k8s::condition::Condition;
 use causeway_k8s::names;
 use causeway_k8s::watch::{Key, Mirror};
-use causeway_k8s::{CiliumBGPClusterConfig, CiliumBGPNodeConfig, CiliumIdentity, CiliumLoadBalancerIPPool};
+use causeway_k8s::{
+    CiliumBGPClusterConfig, CiliumBGPNodeConfig, CiliumBGPPeerConfig, CiliumIdentity, CiliumLoadBalancerIPPool,
+};
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::api::core::v1::{Node, Service};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
@@ -68,7 +70,7 @@ pub(crate) async fn lb(client: &Client, world: &mut World, plan: lb_status::Plan
         tracing::info!(service = %status.key, addresses = ips.join(","), "LoadBalancer addresses");
         let body = status_patch(
             status.resource_version.as_deref(),
-            json!({ "loadBalancer": { "ingress": status.ingress }, "conditions": status.conditions }),
+            &json!({ "loadBalancer": { "ingress": status.ingress }, "conditions": status.conditions }),
         );
         (what, api.patch_status(&status.key.name, &PatchParams::default(), &Patch::Merge(body)).await)
     });
@@ -111,6 +113,13 @@ pub(crate) async fn bgp(client: &Client, world: &mut World, plan: bgp::Plan) -> 
         (what, api.patch_status(&status.name, &PatchParams::default(), &Patch::Merge(body)).await)
     });
     mirror(at_once(statuses), &mut outcome, &mut world.cluster_configs).await;
+    let statuses = plan.peer_statuses.into_iter().map(|status| async move {
+        let what = format!("status of CiliumBGPPeerConfig {}", status.name);
+        let api: Api<CiliumBGPPeerConfig> = Api::all(client.clone());
+        let body = conditions_patch(status.resource_version.as_deref(), &status.conditions);
+        (what, api.patch_status(&status.name, &PatchParams::default(), &Patch::Merge(body)).await)
+    });
+    mirror(at_once(statuses), &mut outcome, &mut world.peer_configs).await;
     outcome
 }
 
@@ -175,14 +184,14 @@ async fn mirror<K: kube::Resource>(
     }
 }
 
-fn status_patch(resource_version: Option<&str>, status: Value) -> Value {
+fn status_patch(resource_version: Option<&str>, status: &Value) -> Value {
     let mut body = json!({ "status": status });
     set_version(&mut body, resource_version);
     body
 }
 
 fn conditions_patch(resource_version: Option<&str>, conditions: &[Condition]) -> Value {
-    status_patch(resource_version, json!({ "conditions": conditions }))
+    status_patch(resource_version, &json!({ "conditions": conditions }))
 }
 
 fn mark_patch(resource_version: Option<&str>, mark: Option<&str>) -> Value {

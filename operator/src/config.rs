@@ -91,8 +91,9 @@ pub(crate) struct Flags {
     /// How to write the log.
     #[arg(long, env = "CAUSEWAY_OPERATOR_LOG_FORMAT", value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,
-    /// What to log: error, warn, info, debug, trace, or per module as `info,causeway_operator=debug`.
-    #[arg(long, env = "CAUSEWAY_OPERATOR_LOG", default_value = "info", value_name = "FILTER")]
+    /// What to log: error, warn, info, debug, trace, or per module as `info,causeway_operator=debug`. The client library
+    /// is silent by default, because it repeats what our own lines say.
+    #[arg(long, env = "CAUSEWAY_OPERATOR_LOG", default_value = "info,kube_client=off", value_name = "FILTER")]
     pub(crate) log: String,
 }
 

@@ -25,8 +25,6 @@ const LEASE: &str = "causeway-operator";
 pub(crate) enum Leadership {
     Waiting,
     Leading,
-    /// We led and no longer do; another may act at any moment.
-    Lost(String),
 }
 
 /// Runs the election until `stop` is true, then gives the Lease back.
@@ -54,7 +52,7 @@ pub(crate) async fn run(
                 }
                 Output::Lost(why) => {
                     tracing::error!(why, "no longer leading");
-                    leadership.send_replace(Leadership::Lost(why));
+                    leadership.send_replace(Leadership::Waiting);
                     continue;
                 }
                 Output::Following(holder) => {

@@ -12,6 +12,7 @@ mod plan;
 mod telemetry;
 mod world;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -24,8 +25,6 @@ fn main() -> ExitCode {
     match start(flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Through the log as well as to people who run it by hand.
-            tracing::error!("{error:#}");
             eprintln!("causeway-operator: {error:#}");
             ExitCode::FAILURE
         }
@@ -44,7 +43,8 @@ fn start(flags: Flags) -> anyhow::Result<()> {
 fn log(flags: &Flags) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&flags.log)
         .map_err(|error| anyhow::anyhow!("--log {:?}: {error}; write as info,causeway_operator=debug", flags.log))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match flags.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

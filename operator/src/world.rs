@@ -41,9 +41,9 @@ impl Trade {
 
 /// One change of one kind.
 pub(crate) enum Change {
-    Service(Event<Service>),
+    Service(Box<Event<Service>>),
     Pool(Event<CiliumLoadBalancerIPPool>),
-    Node(Event<Node>),
+    Node(Box<Event<Node>>),
     ClusterConfig(Event<CiliumBGPClusterConfig>),
     PeerConfig(Event<CiliumBGPPeerConfig>),
     Override(Event<CiliumBGPNodeConfigOverride>),
@@ -81,11 +81,12 @@ impl Watches {
         let config = Config::default;
         let wants = |trade| trades.contains(&trade);
         if wants(Trade::Lb) {
-            changes.push(watch_lenient(client.clone(), config()).map(Change::Service).boxed());
+            changes.push(watch_lenient(client.clone(), config()).map(|event| Change::Service(Box::new(event))).boxed());
             changes.push(watch_lenient(client.clone(), config()).map(Change::Pool).boxed());
         }
         if wants(Trade::Bgp) || wants(Trade::PodCidrs) {
-            changes.push(watch_lenient(client.clone(), config()).map(|event| Change::Node(slim(event))).boxed());
+            changes
+                .push(watch_lenient(client.clone(), config()).map(|event| Change::Node(Box::new(slim(event)))).boxed());
         }
         if wants(Trade::Bgp) {
             changes.push(watch_lenient(client.clone(), config()).map(Change::ClusterConfig).boxed());
@@ -125,9 +126,9 @@ impl World {
             if mirror.apply(event).is_empty() && !synced { Vec::new() } else { trades.to_vec() }
         }
         match change {
-            Change::Service(event) => apply(&mut self.services, event, &[Trade::Lb]),
+            Change::Service(event) => apply(&mut self.services, *event, &[Trade::Lb]),
             Change::Pool(event) => apply(&mut self.pools, event, &[Trade::Lb]),
-            Change::Node(event) => apply(&mut self.nodes, event, &[Trade::Bgp, Trade::PodCidrs]),
+            Change::Node(event) => apply(&mut self.nodes, *event, &[Trade::Bgp, Trade::PodCidrs]),
             Change::ClusterConfig(event) => apply(&mut self.cluster_configs, event, &[Trade::Bgp]),
             Change::PeerConfig(event) => apply(&mut self.peer_configs, event, &[Trade::Bgp]),
             Change::Override(event) => apply(&mut self.overrides, event, &[Trade::Bgp]),

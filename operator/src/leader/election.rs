@@ -85,7 +85,7 @@ enum State {
     },
     /// Waiting for the write that gives the Lease back.
     Releasing,
-    /// Lost or done: says nothing more.
+    /// Done: says nothing more.
     Out,
 }
 
@@ -194,11 +194,11 @@ impl Election {
         self.outputs.push_back(Output::Write(Claim { holder: self.identity.clone(), duration_s, transitions, is_new }));
     }
 
+    /// From now on a follower like any other, which may be elected again.
     fn lose(&mut self, why: String) {
-        self.state = State::Out;
+        self.state = State::Follower;
         self.outputs.clear();
         self.outputs.push_back(Output::Lost(why));
-        self.outputs.push_back(Output::Done);
     }
 
     fn finish(&mut self) {

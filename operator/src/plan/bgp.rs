@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use causeway_k8s::checked::{ClusterConfig, NodeOverride};
+use causeway_k8s::checked::{ClusterConfig, NodeOverride, PeerConfig};
 use causeway_k8s::condition::{self, Condition, Desired, Status, Timestamp};
 use causeway_k8s::names;
 use causeway_k8s::watch::Key;
@@ -40,13 +40,14 @@ pub(crate) struct Plan {
     pub(crate) apply: Vec<CiliumBGPNodeConfig>,
     /// Name and uid, so that only the object seen is deleted.
     pub(crate) delete: Vec<(String, Option<String>)>,
-    pub(crate) statuses: Vec<ClusterConfigStatus>,
+    pub(crate) statuses: Vec<ConfigStatus>,
+    pub(crate) peer_statuses: Vec<ConfigStatus>,
     pub(crate) rejected: Vec<Rejected>,
 }
 
-/// A ClusterConfig's status, complete.
+/// Status of a ClusterConfig or a PeerConfig, complete.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ClusterConfigStatus {
+pub(crate) struct ConfigStatus {
     pub(crate) name: String,
     pub(crate) resource_version: Option<String>,
     pub(crate) conditions: Vec<Condition>,
@@ -113,7 +114,37 @@ pub(crate) fn plan(snapshot: &Snapshot<'_>, now: Timestamp) -> Plan {
         plan.statuses.extend(status(object, &verdict, now));
     }
     plan.rejected.extend(faults.into_values());
+    for object in snapshot.peer_configs.values() {
+        let fault = PeerConfig::try_from(&**object).err();
+        plan.peer_statuses.extend(peer_status(object, fault.as_ref(), now));
+        plan.rejected.extend(fault);
+    }
     plan
+}
+
+/// Agents refuse a PeerConfig that cannot be used, each in its own log; here it is said once, on the object.
+fn peer_status(object: &CiliumBGPPeerConfig, fault: Option<&Rejected>, now: Timestamp) -> Option<ConfigStatus> {
+    let mut conditions = object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+    let generation = object.metadata.generation;
+    set_rejected(&mut conditions, fault, generation, now).then(|| ConfigStatus {
+        name: object.name_any(),
+        resource_version: object.resource_version(),
+        conditions,
+    })
+}
+
+/// Puts `fault` into the conditions, or takes an old one out; says whether that changed anything.
+fn set_rejected(
+    conditions: &mut Vec<Condition>,
+    fault: Option<&Rejected>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> bool {
+    let Some(fault) = fault else { return condition::remove(conditions, names::CONDITION_REJECTED) };
+    let message = format!("{}: {}; {}", fault.field, fault.message, fault.remedy);
+    let desired =
+        Desired { type_: names::CONDITION_REJECTED, status: Status::True, reason: "InvalidField", message: &message };
+    condition::set(conditions, &desired, generation, now)
 }
 
 /// Names of nodes whose override cannot be used.
@@ -202,7 +233,7 @@ struct Verdict<'a> {
     missing: BTreeSet<String>,
 }
 
-fn status(object: &CiliumBGPClusterConfig, verdict: &Verdict<'_>, now: Timestamp) -> Option<ClusterConfigStatus> {
+fn status(object: &CiliumBGPClusterConfig, verdict: &Verdict<'_>, now: Timestamp) -> Option<ConfigStatus> {
     let mut conditions = object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
     let mut changed = false;
     let mut set = |type_: &str, bad: bool, reasons: (&str, &str), message: String| {
@@ -229,17 +260,8 @@ fn status(object: &CiliumBGPClusterConfig, verdict: &Verdict<'_>, now: Timestamp
         ("NodesSelectedTwice", "NodesSelectedOnce"),
         format!("{} select some of the same nodes; make the nodeSelectors disjoint", joined(&verdict.rivals)),
     );
-    if let Some(fault) = verdict.fault {
-        let message = format!("{}: {}; {}", fault.field, fault.message, fault.remedy);
-        set(names::CONDITION_REJECTED, true, ("InvalidField", ""), message);
-    } else {
-        changed |= condition::remove(&mut conditions, names::CONDITION_REJECTED);
-    }
-    changed.then(|| ClusterConfigStatus {
-        name: object.name_any(),
-        resource_version: object.resource_version(),
-        conditions,
-    })
+    changed |= set_rejected(&mut conditions, verdict.fault, object.metadata.generation, now);
+    changed.then(|| ConfigStatus { name: object.name_any(), resource_version: object.resource_version(), conditions })
 }
 
 fn joined<S: AsRef<str>>(names: &BTreeSet<S>) -> String {

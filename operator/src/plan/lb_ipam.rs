@@ -50,6 +50,8 @@ pub(crate) enum Unmet {
     AlreadyAllocated(String),
     /// Another Service has the address, with a sharing key, but the two cannot share.
     AlreadyAllocatedIncompatible(String),
+    /// What the Service asks for cannot be read. Ours; Cilium passes over it.
+    InvalidRequest(String),
 }
 
 impl Unmet {
@@ -60,6 +62,7 @@ impl Unmet {
             Unmet::OutOfIps(_) => "out_of_ips",
             Unmet::AlreadyAllocated(_) => "already_allocated",
             Unmet::AlreadyAllocatedIncompatible(_) => "already_allocated_incompatible_service",
+            Unmet::InvalidRequest(_) => "invalid_request",
         }
     }
 
@@ -69,7 +72,8 @@ impl Unmet {
             | Unmet::PoolSelectorMismatch(text)
             | Unmet::OutOfIps(text)
             | Unmet::AlreadyAllocated(text)
-            | Unmet::AlreadyAllocatedIncompatible(text) => text,
+            | Unmet::AlreadyAllocatedIncompatible(text)
+            | Unmet::InvalidRequest(text) => text,
         }
     }
 }
@@ -172,6 +176,7 @@ impl<'a> Run<'a> {
                 false => pools.iter().any(|pool| pool.selects(service)),
             };
             let wanted = match &service.wants {
+                _ if service.fault.is_some() => true,
                 Wants::These(ips) => ips.contains(&ip),
                 Wants::OneOfEach { ipv4, ipv6 } => {
                     let one_more = !self.held(service).iter().any(|held| held.is_ipv4() == ip.is_ipv4());
@@ -186,6 +191,9 @@ impl<'a> Run<'a> {
 
     /// Third pass: what is missing. Returns why something stays missing.
     fn grant(&mut self, service: &'a LbService) -> Option<Unmet> {
+        if let Some(fault) = &service.fault {
+            return Some(Unmet::InvalidRequest(format!("{}: {}; {}", fault.field, fault.message, fault.remedy)));
+        }
         match &service.wants {
             Wants::These(ips) => {
                 let mut unmet = None;

@@ -37,6 +37,9 @@ pub(crate) struct LbService {
     pub(crate) sharing: Option<Sharing>,
     /// Addresses in its status, in their order.
     pub(crate) holds: Vec<IpAddr>,
+    /// What it asks for cannot be read: it keeps what it holds and gets nothing new, because any other address than the
+    /// one meant would be wrong.
+    pub(crate) fault: Option<Rejected>,
 }
 
 /// What a Service asks for.
@@ -101,6 +104,7 @@ pub(crate) fn read(service: &Service, settings: &Settings) -> (LbService, Vec<Re
         permit_different_pods: names::LB_IPAM_SHARING_PERMIT_DIFFERENT_PODS.get(annotations) == Some("true"),
     });
     let holds = ingress_ips(service);
+    let fault = rejected.first().cloned();
     let lb_service = LbService {
         key: Key::of(service),
         created: service.creation_timestamp().map(|time| time.0),
@@ -108,6 +112,7 @@ pub(crate) fn read(service: &Service, settings: &Settings) -> (LbService, Vec<Re
         wants,
         sharing,
         holds,
+        fault,
     };
     (lb_service, rejected)
 }

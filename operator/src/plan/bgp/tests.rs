@@ -198,3 +198,14 @@ fn conditions_tell_of_no_node_and_of_missing_peer_configs() {
     let (status, message) = cluster.condition("none", names::CONDITION_MISSING_PEER_CONFIGS);
     assert_eq!((status.as_str(), message.contains("tor")), ("True", true));
 }
+
+#[test]
+fn a_bad_peer_config_is_told_on_the_object() {
+    let mut cluster = Cluster::new();
+    let (key, bad) = parse("metadata: {name: tor}\nspec: {timers: {holdTimeSeconds: 9, keepAliveTimeSeconds: 10}}");
+    cluster.peer_configs.insert(key, bad);
+    let plan = cluster.plan();
+    assert_eq!(plan.rejected[0].kind, "CiliumBGPPeerConfig");
+    assert!(plan.peer_statuses[0].conditions[0].message.contains("spec.timers.keepAliveTimeSeconds"));
+    assert!(Cluster::new().plan().peer_statuses.is_empty());
+}

@@ -24,9 +24,7 @@ fn lb(name: &str, age: u32, annotations: &str, spec: &str, holds: &[&str]) -> Lb
         day(age),
         ingress.join(", ")
     );
-    let (service, rejected) = read(&service(&yaml), &Settings::default());
-    assert_eq!(rejected, []);
-    service
+    read(&service(&yaml), &Settings::default()).0
 }
 
 fn plain(name: &str, age: u32) -> LbService {
@@ -166,6 +164,15 @@ fn requested_addresses() {
         assert_eq!(ips(&result, name), expected, "{name}");
         assert_eq!(reason(&result, name), why, "{name}");
     }
+}
+
+#[test]
+fn a_request_that_cannot_be_read_changes_nothing() {
+    let pools = [pool("p", &day(1), "{blocks: [{cidr: 192.0.2.0/24}]}")];
+    let typo = "lbipam.cilium.io/ips: 192.0.2.7x";
+    let result = allocate(&pools, &[lb("new", 1, typo, "", &[]), lb("old", 2, typo, "", &["192.0.2.9"])], false);
+    assert_eq!((ips(&result, "new"), reason(&result, "new")), (vec![], Some("invalid_request")));
+    assert_eq!((ips(&result, "old"), reason(&result, "old")), (vec!["192.0.2.9".to_owned()], Some("invalid_request")));
 }
 
 #[test]
