@@ -78,8 +78,13 @@ impl Negotiated {
             peer_hostname: self.peer_hostname.clone(),
             peer_software: self.peer_software.clone(),
             peer_restart_time_s: self.peer_graceful.as_ref().map(|graceful| graceful.restart_time_s),
-            peer_restarting: self.peer_graceful.as_ref().is_some_and(|graceful| graceful.restarting),
+            peer_restarting: self.peer_restarting(),
         }
+    }
+
+    /// The peer set the R bit: it has just restarted.
+    pub(crate) fn peer_restarting(&self) -> bool {
+        self.peer_graceful.as_ref().is_some_and(|graceful| graceful.restarting)
     }
 }
 

@@ -29,6 +29,9 @@ pub(crate) const WINDOW_SENDS: usize = 64;
 /// bound: a full table must not cost us memory that we have no use for.
 const MAX_COUNTED_PREFIXES: usize = 65_536;
 
+/// Connections that come closer together than this were opened at the same time by both sides.
+const SIMULTANEOUS: Duration = Duration::from_secs(5);
+
 /// What a peer needs from around it.
 pub(crate) struct Cx<'a> {
     pub(crate) now: Instant,
@@ -249,6 +252,13 @@ impl Peer {
     }
 
     pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
+        // The end of one session can bring up the other, whose time has come as well: each can fire once, in any order.
+        for _ in 0..3 {
+            self.tick_once(cx);
+        }
+    }
+
+    fn tick_once(&mut self, cx: &mut Cx<'_>) {
         if self.main.deadline().is_some_and(|at| at <= cx.now) {
             self.feed_main(cx, Event::Tick);
         }
@@ -341,11 +351,11 @@ impl Peer {
                 return;
             }
             (SessionState::Idle, _) | (_, SessionState::Established) => true,
-            (SessionState::Established, SessionState::OpenConfirm) => {
-                // With graceful restart a new OPEN means that the peer has restarted (RFC 4724 section 4.2).
-                self.main.agreed().is_some_and(|agreed| agreed.graceful_restart)
-            }
-            (SessionState::OpenConfirm, SessionState::OpenConfirm) => self.peers_connection_wins(),
+            (SessionState::Established, SessionState::OpenConfirm) => self.peer_has_restarted(cx.now, rival),
+            // One OPEN is enough to know who the peer is. Deciding now, and not when the second one comes, keeps a side
+            // from seeing a session up that the other side is about to end.
+            (SessionState::OpenConfirm, SessionState::OpenConfirm | SessionState::OpenSent)
+            | (SessionState::OpenSent, SessionState::OpenConfirm) => self.peers_connection_wins(rival),
             (_, SessionState::OpenSent | SessionState::OpenConfirm) => return,
         };
         if !rival_wins {
@@ -367,10 +377,19 @@ impl Peer {
         self.moved(cx, SessionState::Idle, to, None);
     }
 
+    /// With graceful restart, a new OPEN means that the peer's old process is gone (RFC 4724 section 4.2), unless both
+    /// connections were made at the same time, which is an ordinary collision: the established session stays.
+    fn peer_has_restarted(&self, now: Instant, rival: &Session) -> bool {
+        let graceful = self.main.agreed().is_some_and(|agreed| agreed.graceful_restart);
+        let says_so = rival.agreed().is_some_and(|agreed| agreed.peer_restarting());
+        let settled = self.main.established_since().is_some_and(|since| now.duration_since(since) > SIMULTANEOUS);
+        graceful && (says_so || settled)
+    }
+
     /// The speaker with the higher identifier keeps the connection that it opened; on a tie the higher AS number does
     /// (RFC 6286 section 2.3).
-    fn peers_connection_wins(&self) -> bool {
-        let Some(agreed) = self.main.agreed() else { return true };
+    fn peers_connection_wins(&self, rival: &Session) -> bool {
+        let Some(agreed) = self.main.agreed().or_else(|| rival.agreed()) else { return true };
         let Some(link) = self.main.link() else { return true };
         if link.opener == Opener::Peer {
             // Both are the peer's: it has given up the older one.

@@ -283,6 +283,13 @@ impl Session {
         }
     }
 
+    pub(crate) fn established_since(&self) -> Option<Instant> {
+        match &self.state {
+            State::Established { since, .. } => Some(*since),
+            _ => None,
+        }
+    }
+
     /// When [`Event::Tick`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
@@ -309,10 +316,7 @@ impl Session {
             Event::ConnectFailed { error } => self.connect_failed(env, state, error, &mut reason),
             Event::Lost { error } => self.lost(env, state, error, &mut reason),
             Event::Message(message) => self.message(env, state, message, &mut reason),
-            Event::Undecodable(error) => {
-                reason = Some(format!("the peer sent {}", error.what));
-                self.fail(env, &state, Some(error.notification))
-            }
+            Event::Undecodable(error) => self.undecodable(env, state, error, &mut reason),
             Event::Sent => sent(env, state),
             Event::Tick => self.tick(env, state, &mut reason),
         };
@@ -421,6 +425,16 @@ impl Session {
             ) => self.unexpected(env, &state, &unexpected, FsmError::UnexpectedInOpenConfirm, why),
             (state @ State::Established { .. }, unexpected @ Message::Open(_)) => {
                 self.unexpected(env, &state, &unexpected, FsmError::UnexpectedInEstablished, why)
+            }
+        }
+    }
+
+    fn undecodable(&mut self, env: &mut Env<'_>, state: State, error: DecodeError, why: &mut Option<String>) -> State {
+        match state {
+            State::Idle { .. } | State::Connect { .. } | State::Active { .. } => state,
+            State::OpenSent { .. } | State::OpenConfirm { .. } | State::Established { .. } => {
+                *why = Some(format!("the peer sent {}", error.what));
+                self.fail(env, &state, Some(error.notification))
             }
         }
     }
@@ -626,3 +640,6 @@ fn send_hold(agreed: &Negotiated) -> Duration {
 pub(crate) fn collision() -> Notification {
     Notification::cease(CeaseError::ConnectionCollision)
 }
+
+#[cfg(test)]
+mod tests;
