@@ -1,2 +1,156 @@
-//! (being written)
-fn main() {}
+//! `causeway`: shows what a node's agent does. A thin client of the agent's admin socket; it decides nothing.
+//!
+//! Exit codes: 0 ok; 1 not healthy, or not found; 2 wrong usage; 3 the agent cannot be reached.
+
+mod args;
+mod show;
+mod table;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use causeway_api::bgp::{RouteTable, RoutesParams};
+use causeway_api::datapath::FlowsParams;
+use causeway_api::status::Status;
+use causeway_api::{self as api, Client, ClientError, ErrorBody, Method, NoParams, code};
+use clap::Parser;
+use serde::Serialize;
+
+use crate::args::{Args, Bgp, Command, List, Output, Routes};
+
+/// Not healthy, or not found.
+const NOT_OK: u8 = 1;
+/// The agent understood the command line's wish as none.
+const USAGE: u8 = 2;
+/// No agent answers.
+const UNREACHABLE: u8 = 3;
+
+/// How long one answer may take. A status takes milliseconds.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often `status --wait` asks.
+const POLL: Duration = Duration::from_millis(200);
+
+/// How a command ends when it does not end well.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// What was printed says why.
+    #[error("")]
+    NotOk,
+    #[error(transparent)]
+    Agent(#[from] ClientError),
+    #[error("cannot print: {0}")]
+    Print(#[from] io::Error),
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let failure = match run(&args) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(failure) => failure,
+    };
+    match failure {
+        Failure::NotOk => ExitCode::from(NOT_OK),
+        // Whoever reads our output has seen enough: `causeway flows | head`.
+        Failure::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Failure::Print(error) => complain(&format!("cannot print: {error}"), NOT_OK),
+        Failure::Agent(error) => {
+            let exit = match &error {
+                ClientError::Unreachable { .. } | ClientError::Broken { .. } => UNREACHABLE,
+                ClientError::Refused(ErrorBody { code: code::BAD_REQUEST, .. }) => USAGE,
+                ClientError::Refused(_) | ClientError::Answer { .. } => NOT_OK,
+            };
+            complain(&error.to_string(), exit)
+        }
+    }
+}
+
+fn complain(message: &str, exit: u8) -> ExitCode {
+    eprintln!("causeway: {message}");
+    ExitCode::from(exit)
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let client = Client::new(&args.socket).with_timeout(TIMEOUT);
+    let out = args.output;
+    match &args.command {
+        Command::Status { verbose, wait, wait_duration_s } => {
+            let limit = wait.then(|| Duration::from_secs(*wait_duration_s));
+            status(&client, out, *verbose, limit)
+        }
+        Command::Bgp { command: Bgp::Peers } => print(&client, api::BgpPeers, &NoParams {}, out, |r| show::peers(r)),
+        Command::Bgp { command: Bgp::Routes(routes) } => {
+            let params = routes_params(routes);
+            let advertised = params.table == RouteTable::Advertised;
+            print(&client, api::BgpRoutes, &params, out, |r| show::routes(r, advertised))
+        }
+        Command::Service { command: List::List } => {
+            print(&client, api::ServiceList, &NoParams {}, out, |r| show::services(r))
+        }
+        Command::Endpoint { command: List::List } => {
+            print(&client, api::EndpointList, &NoParams {}, out, |r| show::endpoints(r))
+        }
+        Command::Identity { command: List::List } => {
+            print(&client, api::IdentityList, &NoParams {}, out, |r| show::identities(r))
+        }
+        Command::Ip { command: List::List } => print(&client, api::IpList, &NoParams {}, out, |r| show::ips(r)),
+        Command::Drops { all } => {
+            let all = *all || out == Output::Json;
+            print(&client, api::Drops, &NoParams {}, out, move |r| show::counts(r, all))
+        }
+        Command::Flows { limit, address } => {
+            let params = FlowsParams { limit: Some(*limit), address: *address };
+            print(&client, api::Flows, &params, out, |r| show::flows(r))
+        }
+    }
+}
+
+fn routes_params(routes: &Routes) -> RoutesParams {
+    RoutesParams { table: routes.table(), family: routes.family(), peer: routes.peer.clone() }
+}
+
+/// Asks, and prints the answer as JSON or as a table.
+fn print<M: Method>(
+    client: &Client,
+    method: M,
+    params: &M::Params,
+    out: Output,
+    table: impl FnOnce(&M::Reply) -> String,
+) -> Result<(), Failure> {
+    let reply = client.call(method, params)?;
+    match out {
+        Output::Json => print_json(&reply),
+        Output::Table => Ok(io::stdout().write_all(table(&reply).as_bytes())?),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+    Ok(writeln!(io::stdout(), "{text}")?)
+}
+
+fn status(client: &Client, out: Output, verbose: bool, wait: Option<Duration>) -> Result<(), Failure> {
+    let status = match wait {
+        None => client.call(api::Status, &NoParams {})?,
+        Some(limit) => wait_healthy(client, limit)?,
+    };
+    match out {
+        Output::Json => print_json(&status)?,
+        Output::Table => io::stdout().write_all(show::status(&status, verbose).as_bytes())?,
+    }
+    if status.healthy { Ok(()) } else { Err(Failure::NotOk) }
+}
+
+/// The first healthy status, or the last one within the limit. An agent that is away may be on its way.
+fn wait_healthy(client: &Client, limit: Duration) -> Result<Status, ClientError> {
+    let end = Instant::now() + limit;
+    loop {
+        let status = client.call(api::Status, &NoParams {});
+        let done = status.as_ref().is_ok_and(|s| s.healthy);
+        if done || Instant::now() >= end {
+            return status;
+        }
+        std::thread::sleep(POLL);
+    }
+}
