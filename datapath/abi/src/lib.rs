@@ -39,6 +39,8 @@ pub mod program {
     pub const TO_POD: &str = "to_pod";
     /// tcx ingress of an uplink: packets from the wire.
     pub const FROM_NET: &str = "from_net";
+    /// tcx egress of an uplink: packets that the host's stack sends to the wire.
+    pub const TO_NET: &str = "to_net";
 }
 
 macro_rules! size {

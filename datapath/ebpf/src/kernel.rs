@@ -17,8 +17,6 @@ use crate::maps::{COUNTERS, ENDPOINTS, FLOWS, FRAGMENTS, IPCACHE, NODE_CONFIG, S
 /// `EEXIST` (include/uapi/asm-generic/errno-base.h), negative as helpers return it.
 const EXISTS: i32 = -17;
 const NS_PER_S: u64 = 1_000_000_000;
-/// Where an IPv4 address lies in an [`Addr`]. `struct bpf_fib_lookup` has it at the start.
-const V4_AT: usize = 12;
 /// Longest prefix of a 16-byte address.
 const HOST_PREFIX: u32 = 128;
 
@@ -218,8 +216,8 @@ impl Node for Kernel {
             macs: [0; 12],
         };
         if !query.is_v6 {
-            p.src.0.copy_within(V4_AT.., 0);
-            p.dst.0.copy_within(V4_AT.., 0);
+            head(&mut p.src);
+            head(&mut p.dst);
         }
         // SAFETY: the helper reads and writes the 64 bytes of the struct.
         let ret = unsafe { bpf_fib_lookup(self.ctx, (&raw mut p).cast(), size_of::<FibLookup>() as i32, SKIP_NEIGH) };
@@ -227,8 +225,8 @@ impl Node for Kernel {
             fib::SUCCESS | fib::NO_NEIGH => {
                 out.ifindex = p.ifindex;
                 if p.family == AF_INET {
-                    p.dst.0.copy_within(..4, V4_AT);
-                    p.dst.0[..V4_AT].copy_from_slice(&Addr::v4([0; 4]).0[..V4_AT]);
+                    let [a, b, c, d, ..] = p.dst.0;
+                    p.dst = Addr::v4([a, b, c, d]);
                 }
                 out.addr = p.dst;
                 Route::Forward
@@ -249,4 +247,11 @@ impl Node for Kernel {
             row.bytes += u64::from(bytes);
         }
     }
+}
+
+/// Moves an IPv4 address to the start of the field, where `struct bpf_fib_lookup` has it.
+#[inline(always)]
+fn head(addr: &mut Addr) {
+    let [.., a, b, c, d] = addr.0;
+    [addr.0[0], addr.0[1], addr.0[2], addr.0[3]] = [a, b, c, d];
 }

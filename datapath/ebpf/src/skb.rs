@@ -22,6 +22,11 @@ impl Skb {
     pub fn new(ctx: TcContext) -> Skb {
         Skb { ctx }
     }
+
+    #[inline(always)]
+    pub fn set_mark(&self, mark: u32) {
+        self.ctx.set_mark(mark);
+    }
 }
 
 fn check(ret: i64) -> Result<(), Unwritable> {

@@ -139,7 +139,7 @@ impl Datapath for Fake {
         if self.rows().vanished.contains(&ifindex) {
             return Err(Error::NoInterface { doing: "attaching the uplink program", ifindex });
         }
-        self.write(|rows| rows.links.insert((ifindex, Hook::FromNet)))?;
+        self.write(|rows| rows.links.insert((ifindex, Hook::FromNet)) | rows.links.insert((ifindex, Hook::ToNet)))?;
         Ok(())
     }
 

@@ -171,7 +171,9 @@ impl Datapath for Kernel {
     }
 
     fn attach_uplink(&self, ifindex: u32) -> Result<()> {
-        links::attach(&mut lock(&self.programs), &self.dir, ifindex, Hook::FromNet)
+        let mut programs = lock(&self.programs);
+        links::attach(&mut programs, &self.dir, ifindex, Hook::FromNet)?;
+        links::attach(&mut programs, &self.dir, ifindex, Hook::ToNet)
     }
 
     fn detach(&self, ifindex: u32) -> Result<bool> {

@@ -134,6 +134,8 @@ pub enum Hook {
     ToPod,
     /// tcx ingress of an uplink.
     FromNet,
+    /// tcx egress of an uplink: what the host's stack sends.
+    ToNet,
 }
 
 impl fmt::Display for Hook {
@@ -143,7 +145,7 @@ impl fmt::Display for Hook {
 }
 
 impl Hook {
-    pub const ALL: [Hook; 3] = [Hook::FromPod, Hook::ToPod, Hook::FromNet];
+    pub const ALL: [Hook; 4] = [Hook::FromPod, Hook::ToPod, Hook::FromNet, Hook::ToNet];
 
     /// Name of the program in the object.
     pub const fn program(self) -> &'static str {
@@ -152,6 +154,7 @@ impl Hook {
             Hook::FromPod => program::FROM_POD,
             Hook::ToPod => program::TO_POD,
             Hook::FromNet => program::FROM_NET,
+            Hook::ToNet => program::TO_NET,
         }
     }
 }

@@ -298,7 +298,7 @@ fn restarts_exchange_programs_below_running_traffic() {
     kernel.attach_pod(ifindex).unwrap();
     kernel.attach_uplink(index_of("lo")).unwrap();
     let hooks: Vec<Hook> = kernel.attached().unwrap().iter().map(|link| link.hook).collect();
-    assert_eq!(hooks, [Hook::FromNet, Hook::FromPod, Hook::ToPod]);
+    assert_eq!(hooks, [Hook::FromNet, Hook::ToNet, Hook::FromPod, Hook::ToPod]);
     assert!(kernel.detach(index_of("lo")).unwrap());
     let ids = kernel.map_ids().unwrap();
 

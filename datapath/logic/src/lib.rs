@@ -4,7 +4,7 @@
 //! helpers, and into host tests, where both are memory ([`model`]). There is no I/O, clock, allocation or panic here.
 //! Whatever is bigger than a word lives in [`Scratch`], because a BPF program has 512 bytes of stack for all its frames.
 //!
-//! The three entries are [`from_pod`], [`to_pod`] and [`from_net`]; `causeway-datapath-abi` says what the tables mean.
+//! The entries are [`from_pod`], [`to_pod`], [`from_net`] and [`to_net`]; `causeway-datapath-abi` says what the tables mean.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,7 @@ mod packet;
 mod parse;
 mod rewrite;
 mod service;
+mod to_net;
 mod to_pod;
 mod way;
 
@@ -35,6 +36,7 @@ pub use from_pod::from_pod;
 pub use node::{Inserted, NextHop, Node, Route, RouteQuery};
 pub use packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L4Sum, Packet, Unwritable};
 pub use parse::{Frag, Headers, L4};
+pub use to_net::to_net;
 pub use to_pod::to_pod;
 
 use causeway_datapath_abi::{Counter, Endpoint, Flow, Slot, Tuple};
@@ -47,6 +49,8 @@ pub enum Verdict {
     Stack,
     /// Into the pod behind this host-side veth. MAC addresses are already the pod's.
     Peer { ifindex: u32 },
+    /// Out of this interface as it is. MAC addresses are already the pod's.
+    Device { ifindex: u32 },
     /// Out of this interface; next hop in [`Scratch::next_hop`].
     Neighbour { ifindex: u32 },
     /// Refused, for the reason that is counted.
@@ -58,7 +62,7 @@ impl Verdict {
     pub const fn counter(self) -> Counter {
         match self {
             Verdict::Stack => Counter::ToStack,
-            Verdict::Peer { .. } => Counter::ToEndpoint,
+            Verdict::Peer { .. } | Verdict::Device { .. } => Counter::ToEndpoint,
             Verdict::Neighbour { .. } => Counter::ToNetwork,
             Verdict::Drop(counter) => counter,
         }

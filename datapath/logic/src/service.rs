@@ -12,6 +12,8 @@ use crate::parse::{Frag, L4};
 pub(crate) enum From {
     Pod,
     Wire,
+    /// The host itself.
+    Host,
 }
 
 /// What the service table says of a destination.
@@ -63,14 +65,14 @@ pub(crate) fn find<N: Node>(node: &mut N, s: &mut Scratch, from: From) -> Found 
 /// Whether the service is open to that side.
 #[inline(always)]
 const fn may(service: &Service, from: From) -> bool {
-    matches!(from, From::Pod) || service.flags & service_flag::EXTERNAL != 0
+    matches!(from, From::Pod | From::Host) || service.flags & service_flag::EXTERNAL != 0
 }
 
 /// Chooses a backend; `false` if there is none, or its slot does not exist.
 #[inline(always)]
 fn pick<N: Node>(node: &mut N, s: &mut Scratch, service: &Service, from: From) -> bool {
     let local = match from {
-        From::Pod => service.flags & service_flag::INTERNAL_LOCAL != 0,
+        From::Pod | From::Host => service.flags & service_flag::INTERNAL_LOCAL != 0,
         From::Wire => service.flags & service_flag::EXTERNAL_LOCAL != 0,
     };
     let count = if local { service.local_count } else { service.count };

@@ -20,21 +20,9 @@ pub fn to_pod<P: Packet, N: Node>(pkt: &mut P, node: &mut N, s: &mut Scratch) ->
 
 #[inline(always)]
 fn decide<P: Packet, N: Node>(pkt: &mut P, node: &mut N, s: &mut Scratch) -> Result<Verdict, Counter> {
-    let is_v6 = match pkt.ether_type() {
-        ETHERTYPE_IPV4 => false,
-        ETHERTYPE_IPV6 => true,
-        _ => return Ok(Verdict::Stack),
-    };
-    // The stack knows better than we what it sends; what we cannot read is not ours to translate.
-    if parse::outer(pkt, ETHERNET_LEN, is_v6, &mut s.headers).is_err() {
+    if !recognise(pkt, node, s) {
         return Ok(Verdict::Stack);
     }
-    let t = &s.headers.tuple;
-    if matches!(s.headers.kind, L4::Discovery) || is_local_scope(&t.dst, is_v6) || is_local_scope(&t.src, is_v6) {
-        return Ok(Verdict::Stack);
-    }
-    s.now_s = node.now_s();
-    fragments::borrow_ports(node, &mut s.headers, s.now_s);
     if !find(pkt, node, s) {
         if matches!(s.headers.kind, L4::Tcp | L4::Udp | L4::Echo | L4::Fixed) {
             flows::note(node, s);
@@ -44,4 +32,25 @@ fn decide<P: Packet, N: Node>(pkt: &mut P, node: &mut N, s: &mut Scratch) -> Res
         translate_all(pkt, s)?;
     }
     Ok(Verdict::Stack)
+}
+
+/// Parses a packet of the host's stack; `false` if it is not for the programs.
+#[inline(never)]
+pub(crate) fn recognise<P: Packet, N: Node>(pkt: &P, node: &mut N, s: &mut Scratch) -> bool {
+    let is_v6 = match pkt.ether_type() {
+        ETHERTYPE_IPV4 => false,
+        ETHERTYPE_IPV6 => true,
+        _ => return false,
+    };
+    // The stack knows better than we what it sends; what we cannot read is not ours to translate.
+    if parse::outer(pkt, ETHERNET_LEN, is_v6, &mut s.headers).is_err() {
+        return false;
+    }
+    let t = &s.headers.tuple;
+    if matches!(s.headers.kind, L4::Discovery) || is_local_scope(&t.dst, is_v6) || is_local_scope(&t.src, is_v6) {
+        return false;
+    }
+    s.now_s = node.now_s();
+    fragments::borrow_ports(node, &mut s.headers, s.now_s);
+    true
 }

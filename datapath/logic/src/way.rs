@@ -106,7 +106,7 @@ pub(crate) fn find<P: Packet, N: Node>(pkt: &P, node: &mut N, s: &mut Scratch) -
 
 /// Directs an unknown packet: to a backend if its destination is a service, else where it wants to go.
 #[inline(never)]
-fn direct<N: Node>(node: &mut N, s: &mut Scratch, from: From) -> Result<(), Stop> {
+pub(crate) fn direct<N: Node>(node: &mut N, s: &mut Scratch, from: From) -> Result<(), Stop> {
     let found = service::find(node, s, from);
     s.to = s.headers.tuple;
     s.opening = Opening::default();
@@ -128,6 +128,7 @@ fn direct<N: Node>(node: &mut N, s: &mut Scratch, from: From) -> Result<(), Stop
                 return Err(Stop::Stack);
             }
         }
+        Found::Nothing if matches!(from, From::Host) => return Err(Stop::Stack),
         Found::Nothing => {
             if !node.endpoint(&s.to.dst, &mut s.endpoint) {
                 return Err(Stop::Stack);
@@ -174,6 +175,8 @@ fn approve<N: Node>(node: &mut N, s: &mut Scratch, from: From) -> Result<(), Sto
         }
         // A backend elsewhere has to answer through this node, so it sees this node's address.
         From::Wire => true,
+        // Not asked by `to_net`: its source is the node's already.
+        From::Host => false,
     };
     track(s, leaves)?;
     if leaves {
@@ -225,7 +228,7 @@ fn leaves_cluster<N: Node>(node: &N, s: &Scratch) -> bool {
 }
 
 #[inline(always)]
-fn open<P: Packet, N: Node>(pkt: &P, node: &mut N, s: &mut Scratch) -> Result<(), Stop> {
+pub(crate) fn open<P: Packet, N: Node>(pkt: &P, node: &mut N, s: &mut Scratch) -> Result<(), Stop> {
     flows::open(node, s)?;
     if s.opening.service_id != 0 {
         node.count(Counter::ServiceChosen, pkt.size());

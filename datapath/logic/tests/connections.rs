@@ -6,7 +6,7 @@ use causeway_datapath_abi::{Counter, flow_flag};
 use causeway_datapath_logic::Verdict;
 use causeway_datapath_logic::model::Spec;
 use causeway_datapath_logic::model::world::*;
-use common::Program::{FromNet, FromPod, ToPod};
+use common::Program::{FromNet, FromPod, ToNet, ToPod};
 use common::{Out, send};
 
 const SYN: u8 = 2;
@@ -243,6 +243,62 @@ fn a_service_whose_backend_is_the_node() {
         let back = send(&mut node, ToPod, IF_A, &Spec::new(inside.reversed()));
         assert_eq!(back.verdict, Verdict::Stack);
         assert_eq!(back.tuple(), t.reversed());
+    }
+}
+
+#[test]
+fn from_the_wire_to_a_backend_in_the_hosts_namespace() {
+    for f in BOTH {
+        let mut node = world();
+        let t = f.tuple(TCP, f.outside(), 50000, f.vip(VIP_NODE), 80);
+        let out = send(&mut node, FromNet, IF_UPLINK, &Spec::new(t));
+        let inside = f.tuple(TCP, f.outside(), 50000, f.node(), 8080);
+        assert_eq!((out.verdict, out.tuple()), (Verdict::Stack, inside));
+        let back = send(&mut node, ToNet, IF_UPLINK, &Spec::new(inside.reversed()));
+        assert_eq!((back.verdict, back.tuple(), back.ttl()), (Verdict::Stack, t.reversed(), 64));
+    }
+}
+
+#[test]
+fn the_host_reaches_services() {
+    for f in BOTH {
+        for proto in [TCP, UDP] {
+            let mut node = world();
+            let t = f.tuple(proto, f.node(), 40000, f.vip(VIP_INTERNAL), 80);
+            let out = send(&mut node, ToNet, IF_UPLINK, &Spec::new(t));
+            let inside = f.tuple(proto, f.node(), 40000, f.pod_b(), 8080);
+            assert_eq!((out.verdict, out.tuple()), (Verdict::Device { ifindex: IF_B }, inside));
+            assert_eq!(&out.bytes[..12], &[2, 0, 0, 0, 0, 0xb, 6, 0, 0, 0, 0, 0xb]);
+            assert_eq!(send(&mut node, ToPod, IF_B, &Spec::new(inside)).tuple(), inside);
+            let back = send(&mut node, FromPod, IF_B, &Spec::new(inside.reversed()));
+            assert_eq!((back.verdict, back.tuple()), (Verdict::Stack, t.reversed()));
+            let t = f.tuple(proto, f.node(), 40000, f.vip(VIP_REMOTE), 80);
+            let out = send(&mut node, ToNet, IF_UPLINK, &Spec::new(t));
+            assert!(to_wire(&out));
+            let inside = f.tuple(proto, f.node(), 40000, f.remote_pod(), 8080);
+            assert_eq!(out.tuple(), inside);
+            let back = send(&mut node, FromNet, IF_UPLINK, &Spec::new(inside.reversed()));
+            assert_eq!((back.verdict, back.tuple()), (Verdict::Stack, t.reversed()));
+        }
+    }
+}
+
+#[test]
+fn what_the_host_cannot_reach_and_what_is_not_for_us() {
+    for f in BOTH {
+        let mut node = world();
+        for (vip, port, why) in [
+            (VIP_LOCAL, 81, Counter::NoService),
+            (VIP_EMPTY, 80, Counter::ServiceBackendNotFound),
+            (VIP_NODE, 80, Counter::ServiceBackendNotFound),
+        ] {
+            let t = f.tuple(TCP, f.node(), 40000, f.vip(vip), port);
+            assert!(send(&mut node, ToNet, IF_UPLINK, &Spec::new(t)).is_drop(why));
+        }
+        let spec = Spec::new(f.tuple(TCP, f.node(), 40000, f.outside(), 443));
+        let out = send(&mut node, ToNet, IF_UPLINK, &spec);
+        assert_eq!((out.verdict, out.bytes), (Verdict::Stack, spec.build()));
+        assert!(node.flows.is_empty());
     }
 }
 

@@ -6,7 +6,7 @@ use causeway_datapath_abi::{Counter, Tuple};
 use causeway_datapath_logic::Verdict;
 use causeway_datapath_logic::model::world::*;
 use causeway_datapath_logic::model::{MemoryNode, Spec};
-use common::Program::{self, FromNet, FromPod, ToPod};
+use common::Program::{self, FromNet, FromPod, ToNet, ToPod};
 use common::{run, send};
 use proptest::prelude::*;
 
@@ -15,7 +15,13 @@ fn family() -> impl Strategy<Value = Family> {
 }
 
 fn program() -> impl Strategy<Value = (Program, u32)> {
-    prop_oneof![Just((FromPod, IF_A)), Just((FromPod, IF_B)), Just((FromNet, IF_UPLINK)), Just((ToPod, IF_A))]
+    prop_oneof![
+        Just((FromPod, IF_A)),
+        Just((FromPod, IF_B)),
+        Just((FromNet, IF_UPLINK)),
+        Just((ToPod, IF_A)),
+        Just((ToNet, IF_UPLINK))
+    ]
 }
 
 /// A destination that a pod or an outside client could try.

@@ -49,7 +49,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, dir: &Path, ifindex: u32, hook: Hook) -> R
     with_program(ebpf, hook, |program| {
         let side = match hook {
             Hook::FromPod | Hook::FromNet => TcAttachType::Ingress,
-            Hook::ToPod => TcAttachType::Egress,
+            Hook::ToPod | Hook::ToNet => TcAttachType::Egress,
         };
         // First: a program of another owner that passes a packet on must not pass it by us.
         let order = TcAttachOptions::TcxOrder(LinkOrder::first());

@@ -12,7 +12,7 @@ use causeway_datapath_abi as abi;
 use causeway_datapath_loader::object;
 use causeway_datapath_logic::model::world::{IF_A, IF_B, IF_UPLINK};
 use causeway_datapath_logic::model::{MemoryNode, MemoryPacket};
-use causeway_datapath_logic::{Scratch, Verdict, from_net, from_pod, to_pod};
+use causeway_datapath_logic::{Scratch, Verdict, from_net, from_pod, to_net, to_pod};
 
 /// Link-layer address of all interfaces of the namespace.
 pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -22,16 +22,18 @@ pub(crate) enum Program {
     FromPod,
     ToPod,
     FromNet,
+    ToNet,
 }
 
 impl Program {
-    pub(crate) const ALL: [Program; 3] = [Program::FromPod, Program::ToPod, Program::FromNet];
+    pub(crate) const ALL: [Program; 4] = [Program::FromPod, Program::ToPod, Program::FromNet, Program::ToNet];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Program::FromPod => abi::program::FROM_POD,
             Program::ToPod => abi::program::TO_POD,
             Program::FromNet => abi::program::FROM_NET,
+            Program::ToNet => abi::program::TO_NET,
         }
     }
 }
@@ -49,7 +51,7 @@ pub(crate) const fn action(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Stack => 0,
         Verdict::Drop(_) => 2,
-        Verdict::Peer { .. } | Verdict::Neighbour { .. } => 7,
+        Verdict::Peer { .. } | Verdict::Device { .. } | Verdict::Neighbour { .. } => 7,
     }
 }
 
@@ -172,6 +174,7 @@ pub(crate) fn model(node: &mut MemoryNode, program: Program, ifindex: u32, bytes
         Program::FromPod => from_pod(&mut pkt, node, &mut scratch),
         Program::ToPod => to_pod(&mut pkt, node, &mut scratch),
         Program::FromNet => from_net(&mut pkt, node, &mut scratch),
+        Program::ToNet => to_net(&mut pkt, node, &mut scratch),
     };
     (verdict, Ran { action: action(verdict), bytes: pkt.bytes })
 }

@@ -3,13 +3,14 @@
 
 use causeway_datapath_abi::{Counter, Tuple};
 use causeway_datapath_logic::model::{MemoryNode, MemoryPacket, Spec, broken_sum};
-use causeway_datapath_logic::{Scratch, Verdict, from_net, from_pod, to_pod};
+use causeway_datapath_logic::{Scratch, Verdict, from_net, from_pod, to_net, to_pod};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Program {
     FromPod,
     ToPod,
     FromNet,
+    ToNet,
 }
 
 /// What came out of a program.
@@ -26,6 +27,7 @@ pub(crate) fn run(node: &mut MemoryNode, program: Program, ifindex: u32, bytes: 
         Program::FromPod => from_pod(&mut pkt, node, &mut scratch),
         Program::ToPod => to_pod(&mut pkt, node, &mut scratch),
         Program::FromNet => from_net(&mut pkt, node, &mut scratch),
+        Program::ToNet => to_net(&mut pkt, node, &mut scratch),
     };
     Out { verdict, bytes: pkt.bytes }
 }
