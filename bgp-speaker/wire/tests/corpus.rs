@@ -1,4 +1,6 @@
 //! Replays the seed corpus of the fuzz targets (`tests/fuzz/corpus` of the repository) on the stable compiler.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![allow(clippy::disallowed_methods, reason = "fixtures are files; the codec itself does no I/O")]
 
 #[path = "common/captures.rs"]
 mod captures;

@@ -1,4 +1,5 @@
 //! The other messages by hand: headers, OPEN, NOTIFICATION, ROUTE-REFRESH, End-of-RIB and AS4 reconciliation.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 mod common;
 

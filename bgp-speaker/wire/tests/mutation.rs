@@ -1,6 +1,7 @@
 //! Mutates what real speakers sent, always in the same way, and asks of the result what the fuzz targets ask.
 //!
 //! Runs a bounded number of inputs; `CAUSEWAY_FUZZ_CASES=300000000` (`make soak`) is for a night.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 #[path = "common/captures.rs"]
 mod captures;

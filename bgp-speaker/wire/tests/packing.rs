@@ -1,4 +1,5 @@
 //! How full messages get, and what cannot be sent.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 mod common;
 

@@ -1,8 +1,10 @@
 //! Properties of the codec: values come back as they went, packing loses and adds nothing, no bytes do harm, and other
 //! codecs read the same.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 #[path = "../common/mod.rs"]
 mod common;
+mod netgauze;
 mod rustbgpd;
 mod strategy;
 mod zettabgp;

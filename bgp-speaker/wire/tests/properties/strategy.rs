@@ -63,9 +63,10 @@ fn capability() -> impl Strategy<Value = Capability> {
             }
         ),
         Just(Capability::EnhancedRouteRefresh),
-        ("[a-z0-9.-]{0,100}", "\\PC{0,20}").prop_map(|(host, domain)| Capability::Fqdn { host, domain }),
-        "\\PC{0,40}".prop_map(Capability::SoftwareVersion),
-        (unknown_code, vec(any::<u8>(), 0..256)).prop_map(|(code, value)| Capability::Unknown { code, value }),
+        ("[a-z0-9.-]{0,30}", "\\PC{0,8}").prop_map(|(host, domain)| Capability::Fqdn { host, domain }),
+        "\\PC{0,12}".prop_map(Capability::SoftwareVersion),
+        (unknown_code, prop_oneof![9 => vec(any::<u8>(), 0..12), 1 => vec(any::<u8>(), 0..256)])
+            .prop_map(|(code, value)| Capability::Unknown { code, value }),
     ]
 }
 

@@ -22,7 +22,7 @@ fn params() -> BgpSessionParams {
     params
 }
 
-fn written(attribute: BgpAttrItem) -> Vec<u8> {
+fn written(attribute: &BgpAttrItem) -> Vec<u8> {
     let mut octets = vec![0xaa; 256];
     let len = attribute.encode_to(&params(), &mut octets).unwrap();
     octets.truncate(len);
@@ -32,7 +32,7 @@ fn written(attribute: BgpAttrItem) -> Vec<u8> {
 #[test]
 fn as_sequence_is_written_as_a_set() {
     let path = BgpAttrItem::ASPath(BgpASpath::from(vec![65010_u32]));
-    assert_eq!(written(path), hex("50 02 0006 01 01 0000fdf2"), "type 2 would be right");
+    assert_eq!(written(&path), hex("50 02 0006 01 01 0000fdf2"), "type 2 would be right");
 }
 
 #[test]
@@ -46,19 +46,19 @@ fn long_as_numbers_are_cut_for_a_peer_of_two_octets() {
 #[test]
 fn aggregator_is_not_written() {
     let aggregator = BgpAggregatorAS { asn: 65010, addr: std::net::Ipv4Addr::new(10, 0, 0, 1) };
-    assert_eq!(written(BgpAttrItem::AggregatorAS(aggregator)), hex("40 07 04 aaaaaaaa"));
+    assert_eq!(written(&BgpAttrItem::AggregatorAS(aggregator)), hex("40 07 04 aaaaaaaa"));
 }
 
 #[test]
 fn atomic_aggregate_is_written_with_an_address() {
     let attribute = BgpAtomicAggregate { value: std::net::Ipv4Addr::UNSPECIFIED };
-    assert_eq!(written(BgpAttrItem::AtomicAggregate(attribute)), hex("40 06 04 00000000"));
+    assert_eq!(written(&BgpAttrItem::AtomicAggregate(attribute)), hex("40 06 04 00000000"));
 }
 
 #[test]
 fn large_communities_are_written_as_partial() {
     let list = BgpLargeCommunityList { value: [BgpLargeCommunity { ga: 1, ldp1: 2, ldp2: 3 }].into() };
-    assert_eq!(written(BgpAttrItem::LargeCommunityList(list))[0], 0xf0, "c0 would be right");
+    assert_eq!(written(&BgpAttrItem::LargeCommunityList(list))[0], 0xf0, "c0 would be right");
 }
 
 #[test]
