@@ -168,8 +168,7 @@ impl Api {
         if !fields.get("metadata").is_some_and(Value::is_object) {
             fields.insert("metadata".to_owned(), json!({}));
         }
-        let origin = if resource.custom() { Origin::Custom } else { Origin::BuiltIn };
-        let unknown = check::prune(&resource.schema, value, origin);
+        let unknown = check::prune(&resource.schema, value, origin(resource));
         let found: Vec<String> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
         match options.validation {
             FieldValidation::Strict if !found.is_empty() => Err(ApiError::bad_request(format!(
@@ -188,6 +187,8 @@ impl Api {
     fn complete(&self, resource: &Resource, value: &mut Value, existing: Option<&Value>) -> ApiResult<()> {
         check::default(&resource.schema, value);
         admission::default(self, resource, value, existing)?;
+        // What is written in here may hold nulls where a typed encoder would leave a field out.
+        check::prune(&resource.schema, value, origin(resource));
         let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let mut errors = check::validate(&resource.schema, value);
         if !resource.custom()
@@ -538,6 +539,10 @@ impl Api {
 
 /// A writer whose owners are already recorded by server-side apply.
 const APPLIED: &str = "\u{1}applied";
+
+fn origin(resource: &Resource) -> Origin {
+    if resource.custom() { Origin::Custom } else { Origin::BuiltIn }
+}
 
 pub fn key_of(value: &Value) -> Key {
     let metadata = &value["metadata"];

@@ -17,9 +17,16 @@ pub struct Column {
     cell: Cell,
 }
 
+/// What stands for a value that is not there.
+#[derive(Clone, Copy, Debug)]
+enum Absent {
+    None,
+    Empty,
+}
+
 #[derive(Clone, Debug)]
 enum Cell {
-    Path(String),
+    Path(String, Absent),
     Date(String),
     Function(fn(&Value, &str) -> Value, String),
 }
@@ -36,7 +43,7 @@ impl Column {
         let (kind, cell) = match expression.strip_prefix('@') {
             Some("age") => ("string", Cell::Date(path)),
             Some(function) => (if function == "number" { "integer" } else { "string" }, Cell::Function(named(function), path)),
-            None => ("string", Cell::Path(expression.to_owned())),
+            None => ("string", Cell::Path(expression.to_owned(), Absent::None)),
         };
         Self {
             format: if name == "Name" { "name".into() } else { String::new() },
@@ -65,7 +72,7 @@ impl Column {
                 format: text(c, "format"),
                 description: text(c, "description"),
                 priority: c["priority"].as_i64().unwrap_or(0),
-                cell: if kind == "date" { Cell::Date(path) } else { Cell::Path(path) },
+                cell: if kind == "date" { Cell::Date(path) } else { Cell::Path(path, Absent::Empty) },
                 kind,
             }
         }));
@@ -83,10 +90,13 @@ impl Column {
         match &self.cell {
             Cell::Date(path) => age(first(object, path)).into(),
             Cell::Function(function, path) => function(object, path),
-            Cell::Path(path) => {
+            Cell::Path(path, absent) => {
                 let found = find(object, path);
                 match found.as_slice() {
-                    [] => Value::Null,
+                    [] => match absent {
+                        Absent::None => "<none>".into(),
+                        Absent::Empty => Value::Null,
+                    },
                     [one @ (Value::Number(_) | Value::Bool(_))] => (*one).clone(),
                     many => many.iter().map(|v| shown(v)).collect::<Vec<_>>().join(",").into(),
                 }

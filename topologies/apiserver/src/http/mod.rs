@@ -8,6 +8,8 @@ mod table;
 mod watch;
 mod write;
 
+pub(crate) use write::bind_pod;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -243,7 +243,7 @@ pub(crate) fn bind_pod(api: &Api, pods: &Resource, key: &Key, node: &str, option
     })?;
     api.modify(pods, key, &options.status(), &mut |old| {
         let mut new = old.clone();
-        let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": crate::apply::now()});
+        let condition = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": crate::apply::now()});
         crate::controllers::set_condition(&mut new["status"], condition);
         Ok(new)
     })?;
