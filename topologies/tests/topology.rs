@@ -15,18 +15,18 @@ fn manifest(path: &str) -> PathBuf {
 fn check(fixture: &str, seen: &str) {
     let path = manifest("tests/fixtures").join(fixture);
     if std::env::var_os("UPDATE_FIXTURES").is_some() {
-        std::fs::write(&path, seen).unwrap();
+        std::fs::write(&path, seen).expect("fixtures can be written");
     }
     let wanted = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(wanted, seen, "{fixture} differs; UPDATE_FIXTURES=1 rewrites it");
 }
 
 fn one_rack() -> String {
-    std::fs::read_to_string(manifest("one-rack/topology.toml")).unwrap()
+    std::fs::read_to_string(manifest("one-rack/topology.toml")).expect("one-rack is there")
 }
 
 fn plan(text: &str) -> Plan {
-    Plan::new(&Topology::parse("topology.toml", text).unwrap()).unwrap()
+    Plan::new(&Topology::parse("topology.toml", text).expect("a good topology")).expect("a good plan")
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
@@ -16,6 +16,8 @@ use tokio::runtime::Runtime;
 
 /// Name under which the lab owns fields.
 const FIELD_MANAGER: &str = "causeway-lab";
+/// Where `kubectl apply` keeps what it has applied.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// An answer takes milliseconds; one that takes longer is none.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
@@ -80,6 +82,24 @@ impl Kubernetes {
         }
     }
 
+    /// Deletes the pods of a node that is gone, without grace, as Kubernetes' garbage collection does in time.
+    pub(crate) fn delete_pods_of(&self, node: &str) -> Result<()> {
+        let all: Api<Pod> = Api::all(self.client.clone());
+        let of_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        self.runtime.block_on(async {
+            for pod in all.list(&of_node).await.context("cannot list pods")? {
+                let name = pod.metadata.name.unwrap_or_default();
+                let api: Api<Pod> =
+                    Api::namespaced(self.client.clone(), pod.metadata.namespace.as_deref().unwrap_or("default"));
+                match api.delete(&name, &DeleteParams::default().grace_period(0)).await {
+                    Err(kube::Error::Api(status)) if status.code == 404 => {}
+                    outcome => drop(outcome.with_context(|| format!("cannot delete the pod {name}"))?),
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Applies every document of a manifest, server-side. The error says whether the kind is not known yet.
     pub(crate) fn apply(&self, file: &Path) -> Result<std::result::Result<usize, String>> {
         let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -90,7 +110,10 @@ impl Kubernetes {
             if value.is_null() {
                 continue;
             }
-            let object: DynamicObject = serde_json::from_value(value).with_context(place)?;
+            let mut object: DynamicObject = serde_json::from_value(value.clone()).with_context(place)?;
+            // So that a later `kubectl apply` of the same file knows what was applied.
+            let applied_last = format!("{value}\n");
+            object.metadata.annotations.get_or_insert_default().insert(LAST_APPLIED.into(), applied_last);
             match self.runtime.block_on(self.apply_object(&object)) {
                 Ok(()) => applied += 1,
                 Err(ApplyError::UnknownKind(reason)) => return Ok(Err(format!("{}: {reason}", place()))),

@@ -129,7 +129,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Node { command: NodeCommand::Add { name, node } } => node::add(&name, &node)?,
         Command::Node { command: NodeCommand::Remove { name, node } } => node::remove(&name, &node)?,
         Command::Drawing { dir } => {
-            print!("{}", topology::drawing::draw(&topology::Plan::new(&up::read_topology(&dir)?)?));
+            show::print(&topology::drawing::draw(&topology::Plan::new(&up::read_topology(&dir)?)?));
         }
         Command::Kubelet(options) => kubelet::run(options)?,
         Command::Relay(options) => relay::run(&options)?,

@@ -69,6 +69,12 @@ pub(crate) fn remove(lab: &str, node: &str) -> Result<()> {
     let pods: Vec<PodRecord> = process::read_records(&lab.host(node).join("pods"));
     let mut ids: Vec<_> = records.iter().map(|record| record.id).collect();
     ids.extend(pods.iter().flat_map(PodRecord::processes));
+    // The ToRs end the sessions: of an agent that merely went away they would keep the routes, for its restart.
+    for cable in &host.cables {
+        for peer in [cable.v4.addr().to_string(), cable.v6.addr().to_string()] {
+            fabric::vtysh(&lab, &cable.tor, &format!("clear bgp {peer}"))?;
+        }
+    }
     process::end(&ids, down::GRACE);
     for record in &records {
         let _ = std::fs::remove_file(lab.processes().join(format!("{}.json", record.spec.name)));
@@ -84,7 +90,9 @@ pub(crate) fn remove(lab: &str, node: &str) -> Result<()> {
     down::remove_tree(&lab.host(node))?;
     let kubeconfig = lab.outer_kubeconfig(host.cluster_name());
     if kubeconfig.is_file() {
-        Kubernetes::connect(&kubeconfig)?.delete_node(node)?;
+        let api = Kubernetes::connect(&kubeconfig)?;
+        api.delete_node(node)?;
+        api.delete_pods_of(node)?;
     }
     state.topology.hosts.retain(|host| host.name != node);
     lab.save(&state)?;

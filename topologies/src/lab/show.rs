@@ -1,5 +1,7 @@
 //! `status`, `list` and `log`: what there is, for people and for scripts.
 
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -57,15 +59,17 @@ pub(crate) fn status(name: Option<&str>, output: Output) -> Result<ExitCode> {
         })).collect::<Vec<_>>(),
     });
     match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&value)?),
+        Output::Json => print(&serde_json::to_string_pretty(&value)?),
         Output::Table => {
-            println!("lab {}  since {}  from {}", lab.name, state.created, state.source.display());
-            println!("kubeconfig {}", lab.dir.join("kubeconfig").display());
-            table("HOSTS", &["name", "ipv4", "ipv6", "netns"], &value["hosts"]);
-            table("PROCESSES", &["name", "pid", "running", "log"], &value["processes"]);
-            table("NODES", &["name", "ready", "reason"], &value["nodes"]);
-            table("PODS", &["namespace", "name", "node", "netns"], &value["pods"]);
-            table("BGP SESSIONS", &["tor", "family", "peer", "host", "state", "prefixes", "since"], &value["sessions"]);
+            let mut text = format!("lab {}  since {}  from {}\n", lab.name, state.created, state.source.display());
+            let _ = writeln!(text, "kubeconfig {}", lab.dir.join("kubeconfig").display());
+            table(&mut text, "HOSTS", &["name", "ipv4", "ipv6", "netns"], &value["hosts"]);
+            table(&mut text, "PROCESSES", &["name", "pid", "running", "log"], &value["processes"]);
+            table(&mut text, "NODES", &["name", "ready", "reason"], &value["nodes"]);
+            table(&mut text, "PODS", &["namespace", "name", "node", "netns"], &value["pods"]);
+            let columns = ["tor", "family", "peer", "host", "state", "prefixes", "since"];
+            table(&mut text, "BGP SESSIONS", &columns, &value["sessions"]);
+            print(&text);
         }
     }
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -85,20 +89,29 @@ pub(crate) fn list(output: Output) -> Result<()> {
         })
         .collect();
     match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&rows)?),
-        Output::Table if rows.is_empty() => println!("no lab is up"),
-        Output::Table => table("LABS", &["name", "topology", "created", "processes", "dir"], &Value::Array(rows)),
+        Output::Json => print(&serde_json::to_string_pretty(&rows)?),
+        Output::Table if rows.is_empty() => print("no lab is up"),
+        Output::Table => {
+            let mut text = String::new();
+            table(&mut text, "LABS", &["name", "topology", "created", "processes", "dir"], &Value::Array(rows));
+            print(text.trim_start());
+        }
     }
     Ok(())
 }
 
 pub(crate) fn log(name: &str, process: &str) -> Result<()> {
     let record = process::find(&Lab::open(name)?, process)?;
-    print!("{}", std::fs::read_to_string(&record.spec.log)?);
+    print(&std::fs::read_to_string(&record.spec.log)?);
     Ok(())
 }
 
-fn table(title: &str, columns: &[&str], rows: &Value) {
+/// To stdout; a reader that has seen enough (`| head`) is no error.
+pub(crate) fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+}
+
+fn table(out: &mut String, title: &str, columns: &[&str], rows: &Value) {
     let rows = rows.as_array().map(Vec::as_slice).unwrap_or_default();
     if rows.is_empty() {
         return;
@@ -111,8 +124,10 @@ fn table(title: &str, columns: &[&str], rows: &Value) {
     let width = |column: &&str| {
         rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0).max(column.len())
     };
-    println!("\n{title}");
-    let line = |cells: Vec<String>| println!("  {}", cells.join("  ").trim_end());
+    let _ = writeln!(out, "\n{title}");
+    let mut line = |cells: Vec<String>| {
+        let _ = writeln!(out, "  {}", cells.join("  ").trim_end());
+    };
     line(columns.iter().map(|column| format!("{:<w$}", column.to_uppercase(), w = width(column))).collect());
     for row in rows {
         line(columns.iter().map(|column| format!("{:<w$}", cell(row, column), w = width(column))).collect());
