@@ -5,6 +5,7 @@
 //! one begins when we lead again.
 
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -18,6 +19,9 @@ use crate::controller::{Controller, Settings};
 use crate::crd;
 use crate::leader::{self, Leadership, Timing};
 use crate::telemetry::Telemetry;
+
+/// Nothing works without the definitions, and a server that refuses them needs a person; so this need not be short.
+const REGISTER_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(flags: Flags) -> anyhow::Result<()> {
     let settings = flags.settings()?;
@@ -58,18 +62,21 @@ async fn act(
         }
         telemetry.leading(true);
         tokio::select! {
-            result = lead_once(flags, settings.clone(), client.clone(), telemetry.clone()) => result?,
+            () = lead_once(flags, settings.clone(), client.clone(), telemetry.clone()) => bail!("the controller ended"),
             _ = lose.wait_for(|now| *now != Leadership::Leading) => telemetry.leading(false),
         }
     }
 }
 
-async fn lead_once(flags: &Flags, settings: Settings, client: Client, telemetry: Telemetry) -> anyhow::Result<()> {
-    if !flags.skip_crd_creation {
-        crd::register(&client).await?;
+async fn lead_once(flags: &Flags, settings: Settings, client: Client, telemetry: Telemetry) {
+    while !flags.skip_crd_creation {
+        match crd::register(&client).await {
+            Ok(()) => break,
+            Err(error) => tracing::error!("{error:#}; trying again in {} s", REGISTER_AGAIN_AFTER.as_secs()),
+        }
+        tokio::time::sleep(REGISTER_AGAIN_AFTER).await;
     }
     Controller::new(client, settings, telemetry).run().await;
-    Ok(())
 }
 
 fn elect(
