@@ -138,6 +138,7 @@ pub mod service_flag {
     /// `internalTrafficPolicy: Local`: packets from pods use local backends only.
     pub const INTERNAL_LOCAL: u16 = 2;
     /// Reachable from the wire (LoadBalancer IP, external IP); a ClusterIP without it is refused there.
+    /// On a catch-all row: some frontend of the address is, so that the address answers echo requests from the wire.
     pub const EXTERNAL: u16 = 4;
 }
 

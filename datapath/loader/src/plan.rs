@@ -31,7 +31,8 @@ pub(crate) struct Change {
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
     pub(crate) services: BTreeMap<Frontend, Installed>,
-    pub(crate) catch_alls: BTreeSet<IpAddr>,
+    /// Catch-all rows and their flags.
+    pub(crate) catch_alls: BTreeMap<IpAddr, u16>,
     /// Rows that nobody could have wished: remains of an update that was cut short.
     pub(crate) stray_rows: Vec<abi::ServiceKey>,
     pub(crate) stray_slots: Vec<abi::SlotKey>,
@@ -116,7 +117,7 @@ pub(crate) fn recover(rows: &[(abi::ServiceKey, abi::Service)], slots: &[(abi::S
     let mut used = BTreeSet::new();
     for (key, row) in rows {
         if convert::is_catch_all(*key) {
-            found.catch_alls.insert(convert::ip(key.addr));
+            found.catch_alls.insert(convert::ip(key.addr), row.flags);
             continue;
         }
         let Some(frontend) = convert::frontend(*key) else {
@@ -224,7 +225,7 @@ mod tests {
 
         let found = recover(&rows, &slots);
         assert_eq!(found.services, BTreeMap::from([(frontend(), written.installed)]));
-        assert_eq!(found.catch_alls, BTreeSet::from([frontend().addr]));
+        assert_eq!(found.catch_alls, BTreeMap::from([(frontend().addr, 0)]));
         assert_eq!((found.stray_rows, found.highest_id), (vec![odd], 5));
         assert_eq!(found.stray_slots, next.new_slots.iter().map(|(k, _)| *k).collect::<Vec<_>>());
     }

@@ -165,6 +165,20 @@ fn an_address_is_the_services_until_its_last_frontend_goes() {
     assert_eq!((has(1), has(2)), (true, false));
     kernel.delete_service(frontend(1, 443)).unwrap();
     assert!(!has(1));
+    let flags = |last: u8| {
+        let key = abi::ServiceKey { addr: abi::Addr::v4([192, 0, 2, last]), ..abi::ServiceKey::default() };
+        rows.get(&key, 0).unwrap().flags
+    };
+    for (port, external) in [(80, false), (443, true)] {
+        kernel.upsert_service(frontend(3, port), &LbService { external, ..LbService::default() }).unwrap();
+        assert_eq!(
+            flags(3) & abi::service_flag::EXTERNAL != 0,
+            external,
+            "open to the wire as soon as one frontend is"
+        );
+    }
+    kernel.delete_service(frontend(3, 443)).unwrap();
+    assert_eq!(flags(3), 0);
 }
 
 #[test]

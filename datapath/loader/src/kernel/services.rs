@@ -22,7 +22,8 @@ pub(super) struct Services {
     rows: Rows,
     slots: Slots,
     installed: BTreeMap<Frontend, Installed>,
-    catch_alls: BTreeSet<IpAddr>,
+    /// Catch-all rows and their flags.
+    catch_alls: BTreeMap<IpAddr, u16>,
     /// The node's own addresses: a NodePort or external IP there must not take the host's other ports away.
     host: BTreeSet<IpAddr>,
     /// Slots that no row names any more, and since when; deleted by a later call.
@@ -61,10 +62,9 @@ impl Services {
         for key in found.stray_rows {
             services.delete_row(key)?;
         }
-        let unused: Vec<IpAddr> =
-            services.catch_alls.iter().copied().filter(|a| !services.wants_catch_all(*a)).collect();
-        for addr in unused {
-            services.drop_catch_all(addr)?;
+        let held: Vec<IpAddr> = services.catch_alls.keys().copied().collect();
+        for addr in held {
+            services.settle_catch_all(addr)?;
         }
         Ok(services)
     }
@@ -86,10 +86,10 @@ impl Services {
         let fresh_id = if old.is_none() { self.fresh_id() } else { 0 };
         let Some(change) = plan::change(self.installed.get(&frontend), &wished, fresh_id) else {
             // The catch-all is written last; an earlier call may have failed there.
-            return self.add_catch_all(frontend);
+            return self.settle_catch_all(frontend.addr);
         };
         self.apply(frontend, change)?;
-        self.add_catch_all(frontend)?;
+        self.settle_catch_all(frontend.addr)?;
         Ok(true)
     }
 
@@ -139,9 +139,7 @@ impl Services {
         self.installed.remove(&frontend);
         self.retire(slots);
         self.purge(GRACE)?;
-        if self.catch_alls.contains(&frontend.addr) && !self.wants_catch_all(frontend.addr) {
-            self.drop_catch_all(frontend.addr)?;
-        }
+        self.settle_catch_all(frontend.addr)?;
         Ok(true)
     }
 
@@ -156,27 +154,34 @@ impl Services {
         }
     }
 
-    fn wants_catch_all(&self, addr: IpAddr) -> bool {
+    /// The flags of the address's catch-all row: open to the wire if any frontend is. `None` if there is to be no row.
+    fn wants_catch_all(&self, addr: IpAddr) -> Option<u16> {
         let first = Frontend { addr, port: 0, proto: Proto::Tcp };
-        !self.host.contains(&addr) && self.installed.range(first..).next().is_some_and(|(f, _)| f.addr == addr)
+        let mut frontends = self.installed.range(first..).take_while(|(f, _)| f.addr == addr).peekable();
+        if self.host.contains(&addr) || frontends.peek().is_none() {
+            return None;
+        }
+        let external = frontends.any(|(_, installed)| installed.service.external);
+        Some(if external { abi::service_flag::EXTERNAL } else { 0 })
     }
 
-    fn add_catch_all(&mut self, frontend: Frontend) -> Result<bool> {
-        let addr = frontend.addr;
-        if self.catch_alls.contains(&addr) || !self.wants_catch_all(addr) {
+    /// Brings the catch-all row of an address in line with its frontends; answers whether anything changed.
+    fn settle_catch_all(&mut self, addr: IpAddr) -> Result<bool> {
+        let wanted = self.wants_catch_all(addr);
+        if self.catch_alls.get(&addr).copied() == wanted {
             return Ok(false);
         }
-        let written = self.rows.insert(convert::catch_all_key(addr), abi::Service::default(), 0);
-        written.map_err(|e| {
+        let Some(flags) = wanted else {
+            self.delete_row(convert::catch_all_key(addr))?;
+            self.catch_alls.remove(&addr);
+            return Ok(true);
+        };
+        let row = abi::Service { flags, ..abi::Service::default() };
+        self.rows.insert(convert::catch_all_key(addr), row, 0).map_err(|e| {
             write_error(abi::map::SERVICES, self.row_limit, format!("writing the catch-all of {addr}"), e)
         })?;
-        Ok(self.catch_alls.insert(addr))
-    }
-
-    fn drop_catch_all(&mut self, addr: IpAddr) -> Result<()> {
-        self.delete_row(convert::catch_all_key(addr))?;
-        self.catch_alls.remove(&addr);
-        Ok(())
+        self.catch_alls.insert(addr, flags);
+        Ok(true)
     }
 
     fn delete_row(&mut self, key: abi::ServiceKey) -> Result<()> {
