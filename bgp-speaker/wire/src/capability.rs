@@ -41,7 +41,7 @@ pub struct GracefulRestart {
     pub restarting: bool,
     /// N bit: NOTIFICATION and hold timer expiry also keep routes (RFC 8538).
     pub notification: bool,
-    /// How long the peer shall keep routes after the session ended; 12 bits, 0..4095.
+    /// How long the peer shall keep routes after the session ended; 12 bits, 0..4095; more is sent as 4095.
     pub restart_time_s: u16,
     /// Families that the speaker can preserve. Empty: it only understands End-of-RIB and helps others.
     pub families: Vec<GracefulFamily>,

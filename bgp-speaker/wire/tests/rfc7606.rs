@@ -1,7 +1,8 @@
 //! RFC 7606 rule by rule: what a malformed UPDATE does to its routes and to the session.
 //!
 //! Each test takes a good UPDATE, spoils one thing, and states the remedy. Section numbers are those of RFC 7606 unless
-//! another RFC is named.
+//! another RFC is named. Sections without a test, because the attribute is not read here but kept and passed on as unknown,
+//! with whatever is in it: 7.13 (Traffic Engineering), 7.15 (IPv6 extended communities), 7.16 (ATTR_SET).
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 mod common;
