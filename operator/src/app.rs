@@ -69,12 +69,11 @@ async fn act(
 }
 
 async fn lead_once(flags: &Flags, settings: Settings, client: Client, telemetry: Telemetry) {
-    while !flags.skip_crd_creation {
-        match crd::register(&client).await {
-            Ok(()) => break,
-            Err(error) => tracing::error!("{error:#}; trying again in {} s", REGISTER_AGAIN_AFTER.as_secs()),
+    if !flags.skip_crd_creation {
+        while let Err(error) = crd::register(&client).await {
+            tracing::error!("{error:#}; trying again in {} s", REGISTER_AGAIN_AFTER.as_secs());
+            tokio::time::sleep(REGISTER_AGAIN_AFTER).await;
         }
-        tokio::time::sleep(REGISTER_AGAIN_AFTER).await;
     }
     Controller::new(client, settings, telemetry).run().await;
 }
