@@ -36,13 +36,18 @@ pub(crate) fn find<N: Node>(node: &mut N, s: &mut Scratch) -> bool {
         return false;
     }
     s.to = s.flow.to;
-    if restarts(&s.headers, s.flow.flags) {
-        s.key = s.to.reversed();
-        node.remove_flow(&s.headers.tuple);
-        node.remove_flow(&s.key);
-        return false;
+    let before = s.flow.flags;
+    if restarts(&s.headers, before) {
+        if s.flow.service_id != 0 || before & flow_flag::REPLY != 0 {
+            s.key = s.to.reversed();
+            node.remove_flow(&s.headers.tuple);
+            node.remove_flow(&s.key);
+            return false;
+        }
+        // Only a service could choose another way; any other translation begins anew in its rows.
+        s.flow.flags &= flow_flag::SNAT;
     }
-    refresh(node, s);
+    refresh(node, s, before);
     true
 }
 
@@ -55,9 +60,8 @@ fn restarts(h: &Headers, flags: u32) -> bool {
 }
 
 #[inline(always)]
-fn refresh<N: Node>(node: &mut N, s: &mut Scratch) {
-    let before = s.flow.flags;
-    let flags = step(before, &s.headers);
+fn refresh<N: Node>(node: &mut N, s: &mut Scratch, before: u32) {
+    let flags = step(s.flow.flags, &s.headers);
     let expires_s = s.now_s.saturating_add(timeout_s(s.headers.tuple.proto, flags));
     let over = flow_flag::CLOSING | flow_flag::PEER_CLOSING;
     let moved = before & over != over && expires_s > s.flow.expires_s.saturating_add(REFRESH_S);

@@ -514,6 +514,22 @@ fn the_life_of_a_tcp_connection() {
 }
 
 #[test]
+fn a_port_used_again_keeps_its_translation() {
+    let mut node = world();
+    let t = V4.tuple(TCP, V4.pod_a(), 40000, V4.outside(), 443);
+    let outer = send(&mut node, FromPod, IF_A, &with_flags(t, SYN)).tuple();
+    send(&mut node, FromNet, IF_UPLINK, &with_flags(outer.reversed(), SYN | ACK));
+    send(&mut node, FromPod, IF_A, &with_flags(t, FIN | ACK));
+    assert_eq!(send(&mut node, FromPod, IF_A, &with_flags(t, SYN)).tuple(), outer);
+    for key in [t, outer.reversed()] {
+        let row = node.flows[&key];
+        assert_eq!(row.expires_s, node.now_s + 60);
+        let old = flow_flag::CLOSING | flow_flag::PEER_CLOSING | flow_flag::ESTABLISHED;
+        assert_eq!(row.flags & old, 0);
+    }
+}
+
+#[test]
 fn a_lost_row_is_put_back_by_the_other_direction() {
     let mut node = world();
     let t = V4.tuple(UDP, V4.pod_a(), 40000, V4.outside(), 53);
