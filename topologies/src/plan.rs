@@ -212,10 +212,7 @@ fn digits(number: u8) -> u16 {
 
 fn bridge(family: u8, tor: u8, host: u8) -> BridgePlan {
     let v6 = Ipv6Addr::new(0xfd00, digits(family), digits(tor), 0, 0, 0, 0, digits(host));
-    BridgePlan {
-        v4: Ipv4Net::new_assert(Ipv4Addr::new(172, family, tor, host), 24),
-        v6: Ipv6Net::new_assert(v6, 64),
-    }
+    BridgePlan { v4: Ipv4Net::new_assert(Ipv4Addr::new(172, family, tor, host), 24), v6: Ipv6Net::new_assert(v6, 64) }
 }
 
 const RACK: u8 = 16;

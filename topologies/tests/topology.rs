@@ -44,7 +44,10 @@ fn one_rack_switch() {
 
 #[test]
 fn two_clusters_drawn() {
-    check("two-clusters.txt", &drawing::draw(&plan(&std::fs::read_to_string(manifest("tests/fixtures/two-clusters.toml")).unwrap())));
+    check(
+        "two-clusters.txt",
+        &drawing::draw(&plan(&std::fs::read_to_string(manifest("tests/fixtures/two-clusters.toml")).unwrap())),
+    );
 }
 
 #[test]
@@ -88,12 +91,24 @@ fn errors_name_line_field_and_remedy() {
         ("software = \"frr\"", "software = \"quagga\"", ": tor.software: \"quagga\" is no routing software; use"),
         ("role = \"client\"", "role = \"cliant\"", ": host.role: \"cliant\" is no role; use"),
         ("[\"tor1\", \"tor2\"]", "[\"tor1\", \"tor3\"]", ": host.cables: no ToR is named \"tor3\"; did you mean \"tor"),
-        ("\"10.1.0.0/16\"", "\"10.1.0.1/16\"", ": cluster.pod_cidrs: 10.1.0.1/16 has host bits; the range is 10.1.0.0/16"),
-        ("[\"10.1.0.0/16\", \"fd00:1::/48\"]", "[\"10.1.0.0/16\"]", ": cluster.pod_cidrs: 1 ranges; write one IPv4 and"),
+        (
+            "\"10.1.0.0/16\"",
+            "\"10.1.0.1/16\"",
+            ": cluster.pod_cidrs: 10.1.0.1/16 has host bits; the range is 10.1.0.0/16",
+        ),
+        (
+            "[\"10.1.0.0/16\", \"fd00:1::/48\"]",
+            "[\"10.1.0.0/16\"]",
+            ": cluster.pod_cidrs: 1 ranges; write one IPv4 and",
+        ),
         ("asn = 65101", "asn = 0", ": tor.asn: 0 is no AS number; use"),
         ("name = \"n2\"", "name = \"n1\"", ": host.name: \"n1\" is named twice; names of"),
         ("name = \"n2\"", "name = \"N2\"", ": host.name: \"N2\" may hold only a-z, 0-9 and inner dashes; choose"),
-        ("role = \"control-plane\"", "role = \"node\"", ": host.role: cluster \"default\" has 0 control planes; give it"),
+        (
+            "role = \"control-plane\"",
+            "role = \"node\"",
+            ": host.role: cluster \"default\" has 0 control planes; give it",
+        ),
         ("id = 0\n", "", ": id: the field is missing; add it"),
         ("id = 0", "id = 300", ":7: cluster.id: not a cluster id; use a number from 0 to 255"),
         ("id = 0", "id = ", ":7: id: "),

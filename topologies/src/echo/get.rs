@@ -88,7 +88,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut tally = tally.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     tally.latencies.sort();
     let failed = tally.failures.len();
-    if options.json { print_json(options, &tally) } else { print_text(options, &tally) }
+    if options.json {
+        print_json(options, &tally);
+    } else {
+        print_text(options, &tally);
+    }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -133,7 +133,8 @@ fn http(stream: TcpStream, client: SocketAddr, identity: &Identity) -> std::io::
         let body = format!("{answer}\n");
         let end = if close { "Connection: close\r\n" } else { "" };
         let length = body.len();
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{end}\r\n");
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{end}\r\n");
         writer.write_all((head + &body).as_bytes())?;
         if close {
             return Ok(());

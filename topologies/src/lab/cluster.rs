@@ -258,9 +258,9 @@ fn relay(lab: &Lab, programs: &Programs, plane: &HostPlan, port_file: &Path) -> 
 }
 
 fn spec(lab: &Lab, name: &str, host: Option<&HostPlan>, argv: Vec<String>) -> Spec {
-    let env = BTreeMap::from([("RUST_BACKTRACE".to_owned(), "1".to_owned())]);
+    let env = [("RUST_BACKTRACE", "1"), ("NO_COLOR", "1")].map(|(key, value)| (key.to_owned(), value.to_owned()));
     let host = host.map(|host| host.name.clone());
-    Spec { name: name.into(), host, argv, env, log: lab.logs().join(format!("{name}.log")) }
+    Spec { name: name.into(), host, argv, env: BTreeMap::from(env), log: lab.logs().join(format!("{name}.log")) }
 }
 
 fn path(path: &Path) -> String {

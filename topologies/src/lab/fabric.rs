@@ -102,9 +102,9 @@ pub(crate) fn sessions(lab: &Lab, plan: &Plan, tor: &str) -> Result<Vec<Session>
     let mut sessions = Vec::new();
     for (family, summary) in summary {
         for (peer, seen) in summary.peers {
-            let host = plan.cables_of(tor).find(|(_, cable)| {
-                cable.v4.addr().to_string() == peer || cable.v6.addr().to_string() == peer
-            });
+            let host = plan
+                .cables_of(tor)
+                .find(|(_, cable)| cable.v4.addr().to_string() == peer || cable.v6.addr().to_string() == peer);
             sessions.push(Session {
                 tor: tor.into(),
                 family: family.clone(),

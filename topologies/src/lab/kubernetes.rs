@@ -56,9 +56,9 @@ impl Kubernetes {
     /// What `/readyz` says, when it does not say `ok`.
     pub(crate) fn not_ready(&self) -> Option<String> {
         let request = http::Request::get("/readyz").body(Vec::new());
-        let answer = self.runtime.block_on(async {
-            tokio::time::timeout(ANSWER_LIMIT, self.client.request_text(request.ok()?)).await.ok()
-        });
+        let answer = self
+            .runtime
+            .block_on(async { tokio::time::timeout(ANSWER_LIMIT, self.client.request_text(request.ok()?)).await.ok() });
         match answer {
             Some(Ok(_)) => None,
             Some(Err(error)) => Some(format!("/readyz: {error}")),
@@ -164,4 +164,3 @@ fn node_state(node: &Node) -> NodeState {
         reason: ready.and_then(|condition| condition.message.clone()).unwrap_or_else(|| "no Ready condition".into()),
     }
 }
-

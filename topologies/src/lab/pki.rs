@@ -101,6 +101,7 @@ fn leaf(
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![usage];
     let key = KeyPair::generate().context("cannot make a key")?;
-    let cert = params.signed_by(&key, issuer).with_context(|| format!("cannot sign the certificate of {common_name}"))?;
+    let cert =
+        params.signed_by(&key, issuer).with_context(|| format!("cannot sign the certificate of {common_name}"))?;
     Ok((cert.pem(), key.serialize_pem()))
 }

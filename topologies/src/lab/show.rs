@@ -121,9 +121,8 @@ fn table(out: &mut String, title: &str, columns: &[&str], rows: &Value) {
         Value::Null => "-".into(),
         other => other.to_string(),
     };
-    let width = |column: &&str| {
-        rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0).max(column.len())
-    };
+    let width =
+        |column: &&str| rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0).max(column.len());
     let _ = writeln!(out, "\n{title}");
     let mut line = |cells: Vec<String>| {
         let _ = writeln!(out, "  {}", cells.join("  ").trim_end());

@@ -177,8 +177,7 @@ pub(crate) fn write_whole(path: &Path, content: &[u8], mode: u32) -> Result<()> 
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
     let write = || -> std::io::Result<()> {
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
         file.write_all(content)?;
         fs::rename(&temporary, path)
     };

@@ -85,11 +85,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let source = if source.is_file() { source.parent().map(Path::to_owned).unwrap_or(source) } else { source };
     for manifest in topology.clusters.iter().flat_map(|cluster| &cluster.bootstrap) {
         if !source.join(manifest).is_file() {
-            bail!("topology.toml: cluster.bootstrap: {} is not there; correct the name", source.join(manifest).display());
+            bail!(
+                "topology.toml: cluster.bootstrap: {} is not there; correct the name",
+                source.join(manifest).display()
+            );
         }
     }
-    let state =
-        LabState { topology, source, programs: programs(options)?, agents: !options.no_agents, created: now() };
+    let state = LabState { topology, source, programs: programs(options)?, agents: !options.no_agents, created: now() };
     claim(&lab)?;
     let outcome = lab.save(&state).and_then(|()| bring_up(&lab, &state, &plan, options, progress));
     if outcome.is_err() && !options.keep_failed {

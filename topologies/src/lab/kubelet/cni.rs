@@ -20,6 +20,9 @@ const PLUGIN_LIMIT: Duration = Duration::from_secs(30);
 const CHECK_SINCE: (u32, u32) = (0, 4);
 const STATUS_SINCE: (u32, u32) = (1, 1);
 
+/// Versions that this runtime speaks.
+const KNOWN_VERSIONS: &[&str] = &["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
 /// Where configuration and plugins are.
 pub(crate) struct Cni {
     conf_dir: PathBuf,
@@ -40,6 +43,9 @@ pub(crate) struct Attachment<'a> {
 struct ConfList {
     #[serde(default = "oldest", rename = "cniVersion")]
     cni_version: String,
+    /// Since 1.1: what the network can be run with; `cniVersion` is for runtimes that do not look here.
+    #[serde(default, rename = "cniVersions")]
+    cni_versions: Vec<String>,
     name: String,
     #[serde(default, rename = "disableCheck")]
     disable_check: bool,
@@ -52,9 +58,14 @@ fn oldest() -> String {
 
 impl ConfList {
     fn since(&self, version: (u32, u32)) -> bool {
-        let mut parts = self.cni_version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-        (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= version
+        let (major, minor, _) = numbers(&self.cni_version);
+        (major, minor) >= version
     }
+}
+
+fn numbers(version: &str) -> (u32, u32, u32) {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 impl Cni {
@@ -126,7 +137,8 @@ impl Cni {
     /// The first configuration in the directory by name, as every runtime chooses.
     fn load(&self) -> Result<(ConfList, PathBuf)> {
         let dir = self.conf_dir.display();
-        let entries = std::fs::read_dir(&self.conf_dir).with_context(|| format!("CNI configuration directory {dir}"))?;
+        let entries =
+            std::fs::read_dir(&self.conf_dir).with_context(|| format!("CNI configuration directory {dir}"))?;
         let mut files: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| path.extension().is_some_and(|e| e == "conflist" || e == "conf" || e == "json"))
@@ -228,12 +240,18 @@ fn config(conf: &ConfList, plugin: &Map<String, Value>, prev: Option<&Value>, va
 fn parse(text: &str) -> Result<ConfList> {
     let value: Value = serde_json::from_str(text).context("not JSON; correct it or delete the file")?;
     if value.get("plugins").is_some() {
-        return serde_json::from_value(value).context("correct this field");
+        let mut conf: ConfList = serde_json::from_value(value).context("correct this field")?;
+        // The newest that both sides know, where the list offers a choice.
+        let known = conf.cni_versions.iter().filter(|version| KNOWN_VERSIONS.contains(&version.as_str()));
+        let newest = known.chain([&conf.cni_version]).max_by_key(|version| numbers(version)).cloned();
+        conf.cni_version = newest.unwrap_or_else(oldest);
+        return Ok(conf);
     }
     let plugin = value.as_object().context("not a JSON object")?.clone();
     let word = |name: &str| plugin.get(name).and_then(Value::as_str).map(str::to_owned);
     Ok(ConfList {
         cni_version: word("cniVersion").unwrap_or_else(oldest),
+        cni_versions: Vec::new(),
         name: word("name").context("\"name\" is missing; add the network's name")?,
         disable_check: false,
         plugins: vec![plugin],
@@ -243,9 +261,7 @@ fn parse(text: &str) -> Result<ConfList> {
 /// The addresses in an ADD result.
 pub(crate) fn addresses(result: &Value) -> Vec<std::net::IpAddr> {
     let ips = result.get("ips").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    ips.iter()
-        .filter_map(|ip| ip.get("address")?.as_str()?.split('/').next()?.parse().ok())
-        .collect()
+    ips.iter().filter_map(|ip| ip.get("address")?.as_str()?.split('/').next()?.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -257,6 +273,10 @@ mod tests {
         let list = parse(r#"{"cniVersion":"1.1.0","name":"x","plugins":[{"type":"a"},{"type":"b"}]}"#).unwrap();
         assert_eq!(list.plugins.len(), 2);
         assert!(list.since(STATUS_SINCE));
+        let offered = parse(
+            r#"{"cniVersion":"1.0.0","cniVersions":["0.3.1","1.1.0","9.0.0"],"name":"x","plugins":[{"type":"a"}]}"#,
+        );
+        assert_eq!(offered.unwrap().cni_version, "1.1.0");
         let single = parse(r#"{"cniVersion":"0.3.1","name":"x","type":"a"}"#).unwrap();
         assert_eq!(single.plugins.len(), 1);
         assert!(!single.since(CHECK_SINCE));

@@ -27,8 +27,12 @@ pub(crate) fn variables(container: &Container, facts: &Facts<'_>) -> Result<BTre
 
 /// `command` and `args`, expanded. Images are not used, so there must be a command.
 pub(crate) fn command_line(container: &Container, variables: &BTreeMap<String, String>) -> Result<Vec<String>, String> {
-    let words: Vec<String> =
-        [&container.command, &container.args].into_iter().flatten().flatten().map(|word| expand(word, variables)).collect();
+    let words: Vec<String> = [&container.command, &container.args]
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|word| expand(word, variables))
+        .collect();
     if container.command.as_ref().is_none_or(Vec::is_empty) {
         return Err("the container has no command; images are not used here, so name a program of the host".into());
     }

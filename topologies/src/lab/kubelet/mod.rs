@@ -158,7 +158,11 @@ async fn watch_pods(kubelet: Arc<Kubelet>) -> Result<()> {
                     forget(&slots, uid);
                 }
                 for (_, record) in records.drain() {
-                    warn!(pod = record.name, namespace = record.namespace, "no such pod any more; removing its remains");
+                    warn!(
+                        pod = record.name,
+                        namespace = record.namespace,
+                        "no such pod any more; removing its remains"
+                    );
                     tokio::spawn(worker::remove_remains(kubelet.clone(), record));
                 }
                 collect_garbage(&kubelet).await;

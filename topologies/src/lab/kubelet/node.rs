@@ -21,6 +21,8 @@ use super::Kubelet;
 /// Between two looks at CNI while it is not ready, and while it is.
 const ASK_EAGER: Duration = Duration::from_millis(100);
 const ASK_CALM: Duration = Duration::from_secs(5);
+/// An agent that restarts is no reason to take a node's pods out of service: the datapath goes on without it.
+const STATUS_GRACE: Duration = Duration::from_secs(60);
 /// As kubelet's defaults: the Lease is renewed every 10 s and holds for 40.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
@@ -34,8 +36,14 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>) -> Result<()> {
     let mut reported: Option<std::result::Result<(), String>> = None;
     let mut transition = Timestamp::now();
     let mut beat: Option<Instant> = None;
+    let mut worked: Option<Instant> = None;
     loop {
-        let cni = kubelet.cni.status().await.map_err(|error| format!("{error:#}"));
+        let mut cni = kubelet.cni.status().await.map_err(|error| format!("{error:#}"));
+        match &cni {
+            Ok(()) => worked = Some(Instant::now()),
+            Err(_) if worked.is_some_and(|worked| worked.elapsed() < STATUS_GRACE) => cni = Ok(()),
+            Err(_) => {}
+        }
         let ready_changed = reported.as_ref().map(Result::is_ok) != Some(cni.is_ok());
         let due = beat.is_none_or(|beat| beat.elapsed() >= HEARTBEAT);
         if ready_changed {

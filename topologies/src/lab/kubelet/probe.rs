@@ -182,8 +182,7 @@ mod tests {
     use super::*;
 
     fn states(failure: i32, success: i32, outcomes: &[bool]) -> Vec<Option<bool>> {
-        let probe =
-            Probe { failure_threshold: Some(failure), success_threshold: Some(success), ..Probe::default() };
+        let probe = Probe { failure_threshold: Some(failure), success_threshold: Some(success), ..Probe::default() };
         let mut thresholds = Thresholds::new(&probe);
         outcomes.iter().map(|ok| thresholds.feed(*ok)).collect()
     }

@@ -152,9 +152,8 @@ fn is_ready(container: &Container) -> bool {
 
 fn condition(facts: &Facts<'_>, kind: &str, holds: bool, why_not: Option<(&str, String)>) -> PodCondition {
     let status = if holds { "True" } else { "False" };
-    let find = |status: &PodStatus| {
-        status.conditions.iter().flatten().find(|condition| condition.type_ == kind).cloned()
-    };
+    let find =
+        |status: &PodStatus| status.conditions.iter().flatten().find(|condition| condition.type_ == kind).cloned();
     let before = facts.before.and_then(find).or_else(|| facts.pod.status.as_ref().and_then(find));
     let since = before.filter(|before| before.status == status).and_then(|before| before.last_transition_time);
     let (reason, message) = why_not.filter(|_| !holds).unzip();
@@ -247,16 +246,8 @@ mod tests {
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {}, "spec": {"restartPolicy": policy, "containers": []}}))
                 .unwrap();
-        let status = status(&Facts {
-            pod: &pod,
-            init,
-            main,
-            pod_ips: &[],
-            host_ips: &[],
-            started: NOW,
-            before: None,
-            now: NOW,
-        });
+        let status =
+            status(&Facts { pod: &pod, init, main, pod_ips: &[], host_ips: &[], started: NOW, before: None, now: NOW });
         let ready = status.conditions.unwrap().into_iter().find(|condition| condition.type_ == "Ready").unwrap();
         (status.phase.unwrap(), ready.status)
     }

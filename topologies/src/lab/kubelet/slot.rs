@@ -31,8 +31,14 @@ pub(crate) struct News {
 
 #[derive(Debug)]
 pub(crate) enum What {
-    Ended { code: i32 },
-    Probed { kind: Kind, ok: bool, why: String },
+    Ended {
+        code: i32,
+    },
+    Probed {
+        kind: Kind,
+        ok: bool,
+        why: String,
+    },
     /// The `preStop` hook is done.
     Hooked,
 }

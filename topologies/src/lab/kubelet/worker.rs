@@ -71,16 +71,13 @@ pub(crate) async fn run(kubelet: Arc<Kubelet>, mut wanted: watch::Receiver<Wante
     let adopted = record.is_some();
     let record = record.unwrap_or_else(|| new_record(&kubelet, &pod));
     let ready = record.host_network || record.cni_result.is_some();
-    let sandbox = if ready {
-        Sandbox::Ready
-    } else {
-        Sandbox::Wanted { try_at: Instant::now(), retry: RETRY_FIRST }
-    };
+    let sandbox = if ready { Sandbox::Ready } else { Sandbox::Wanted { try_at: Instant::now(), retry: RETRY_FIRST } };
     let slots = Slot::all(&pod);
     let mut worker =
         Worker { kubelet, wanted, pod, record, slots, news, sender, sandbox, reported: None, stopping: None };
     if adopted {
-        worker.adopt().await;
+        worker.adopt();
+        worker.adopt_sandbox().await;
     }
     worker.live().await;
     worker.tear_down().await;
@@ -375,14 +372,7 @@ impl Worker {
     }
 
     /// Takes over what the record says.
-    async fn adopt(&mut self) {
-        if !self.record.netns.exists() {
-            warn!(pod = self.record.name, "its network namespace is gone; makes another");
-            self.record.cni_result = None;
-            self.sandbox = Sandbox::Wanted { try_at: Instant::now(), retry: RETRY_FIRST };
-        } else if let Err(error) = sandbox::check(&self.kubelet, &self.record).await {
-            warn!(pod = self.record.name, error = format!("{error:#}"), "CNI CHECK of an adopted pod");
-        }
+    fn adopt(&mut self) {
         for index in 0..self.slots.len() {
             let found = self.record.containers.iter().find(|record| record.name == self.slots[index].view.name);
             let Some(found) = found.cloned() else { continue };
@@ -405,6 +395,18 @@ impl Worker {
                     self.slots[index].start_again(code, policy);
                 }
             }
+        }
+    }
+
+    async fn adopt_sandbox(&mut self) {
+        if !self.record.netns.exists() && self.over() {
+            self.sandbox = Sandbox::Removed;
+        } else if !self.record.netns.exists() {
+            warn!(pod = self.record.name, "its network namespace is gone; makes another");
+            self.record.cni_result = None;
+            self.sandbox = Sandbox::Wanted { try_at: Instant::now(), retry: RETRY_FIRST };
+        } else if let Err(error) = sandbox::check(&self.kubelet, &self.record).await {
+            warn!(pod = self.record.name, error = format!("{error:#}"), "CNI CHECK of an adopted pod");
         }
     }
 
