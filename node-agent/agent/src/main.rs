@@ -15,6 +15,7 @@ mod node_address;
 mod realize;
 mod tables;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
@@ -22,7 +23,11 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let flags = config::Flags::parse();
     let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     let run = config::Config::load(&flags).map_err(anyhow::Error::from).and_then(|config| {
         // Two workers: the agent waits most of its life, and each worker costs a stack and an allocator arena.
         let runtime = tokio::runtime::Builder::new_multi_thread()
