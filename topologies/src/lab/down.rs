@@ -48,6 +48,7 @@ fn every() -> Result<Vec<Lab>> {
 
 /// Removes one lab. Every step is tried; the first error is reported after all of them.
 pub(crate) fn remove(lab: &Lab) -> Result<String> {
+    let was_there = lab.dir.exists();
     let (kubelets, others): (Vec<_>, Vec<_>) =
         process::all(lab).into_iter().partition(|record| record.spec.name.starts_with("kubelet-"));
     // Kubelets first: they would start again what ends.
@@ -70,6 +71,9 @@ pub(crate) fn remove(lab: &Lab) -> Result<String> {
         let _ = fs::remove_dir(root);
     }
     result?;
+    if ended == 0 && namespaces.is_empty() && !was_there {
+        return Ok("no such lab, and nothing of one".into());
+    }
     Ok(format!("{ended} processes ended, {} namespaces removed", namespaces.len()))
 }
 

@@ -14,6 +14,8 @@ use super::container::{Launch, run_to_end};
 
 /// Readiness is looked at this often until it first succeeds: nobody waits for a whole period at start.
 const EAGER_EVERY: Duration = Duration::from_millis(100);
+/// A container that has not been ready by then is looked at as its probe says.
+const EAGER_FOR: Duration = Duration::from_secs(10);
 /// Of an HTTP answer, only the status line is read.
 const MAX_STATUS_LINE: usize = 256;
 
@@ -96,6 +98,7 @@ pub(crate) async fn run(probe: Probe, kind: Kind, target: Target, changed: impl 
     tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
     let mut thresholds = Thresholds::new(&probe);
     let mut succeeded = false;
+    let begun = tokio::time::Instant::now();
     loop {
         let outcome = check(&probe, &target).await;
         succeeded |= outcome.is_ok();
@@ -105,7 +108,7 @@ pub(crate) async fn run(probe: Probe, kind: Kind, target: Target, changed: impl 
                 return;
             }
         }
-        let eager = kind == Kind::Readiness && !succeeded;
+        let eager = kind == Kind::Readiness && !succeeded && begun.elapsed() < EAGER_FOR;
         tokio::time::sleep(if eager { EAGER_EVERY } else { period }).await;
     }
 }
