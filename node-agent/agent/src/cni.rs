@@ -21,6 +21,7 @@ use crate::app::Agent;
 use crate::config::Config;
 use crate::control::ipam::Ipam;
 use crate::intent::Key;
+use crate::realize::hurry::Hurry;
 use crate::realize::pod;
 use store::Store;
 use verbs::{Verbs, Veths, code};
@@ -148,7 +149,7 @@ fn prepare(agent: &Agent) -> anyhow::Result<Verbs> {
     };
     let verbs = Verbs::new(
         agent.datapath.clone(),
-        Box::new(Veths),
+        Box::new(Veths { hurry: Hurry::new(&config.state_dir) }),
         Store::open(&config.state_dir)?,
         agent.tables.endpoints.clone(),
         mtu,

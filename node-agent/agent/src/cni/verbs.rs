@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use super::store::Store;
 use crate::control::ipam::{Addresses, Ipam, IpamError};
 use crate::intent::endpoint::{IDENTITY_INIT, LocalEndpoint};
+use crate::realize::hurry::{Hurried, Hurry};
 use crate::realize::pod::{self, Made, PodError, Wish};
 
 /// Error codes of the CNI specification 1.1, section "Error", and our own from 100 on.
@@ -39,10 +40,16 @@ pub(crate) trait Plumbing: Send + Sync {
     fn disconnect(&self, host_ifname: &str) -> Result<bool, PodError>;
     fn adopt(&self, wish: &Wish, made: &Made) -> Result<Option<u32>, PodError>;
     fn verify(&self, wish: &Wish, made: &Made) -> Result<Vec<String>, PodError>;
+    /// Makes the kernel's waits short while the value lives.
+    fn hurry(&self) -> Option<Hurried<'_>> {
+        None
+    }
 }
 
 /// The kernel's.
-pub(crate) struct Veths;
+pub(crate) struct Veths {
+    pub(crate) hurry: Hurry,
+}
 
 impl Plumbing for Veths {
     fn connect(&self, wish: &Wish) -> Result<Made, PodError> {
@@ -59,6 +66,10 @@ impl Plumbing for Veths {
 
     fn verify(&self, wish: &Wish, made: &Made) -> Result<Vec<String>, PodError> {
         pod::verify(wish, made)
+    }
+
+    fn hurry(&self) -> Option<Hurried<'_>> {
+        self.hurry.begin()
     }
 }
 
@@ -179,6 +190,7 @@ impl Verbs {
 
     pub(crate) fn add(&self, add: &Add) -> Result<Attached, ErrorBody> {
         let mut state = self.state();
+        let _hurried = self.plumbing.hurry();
         let what = format!("attaching pod {}/{}", add.pod.namespace, add.pod.name);
         if let Some(endpoint) = self.endpoints.get(&add.attachment) {
             let (wish, made) = (wish_of(&endpoint, &state, self.mtu), made_of(&endpoint, self.mtu));
@@ -279,6 +291,7 @@ impl Verbs {
 
     pub(crate) fn del(&self, del: &Del) -> Result<Done, ErrorBody> {
         let mut state = self.state();
+        let _hurried = self.plumbing.hurry();
         match self.endpoints.get(&del.attachment) {
             Some(endpoint) => self.remove(&mut state, &endpoint)?,
             None => {

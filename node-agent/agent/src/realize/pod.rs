@@ -15,7 +15,6 @@
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 
 use causeway_api::cni::Attachment;
 use ipnet::IpNet;
@@ -306,11 +305,6 @@ pub(crate) fn prepare_node(ipv4: bool, ipv6: bool, uplinks: &[netlink::Link]) ->
         sysctl("ipv6/conf/all/forwarding", "1")?;
     }
     Ok(())
-}
-
-/// Whether the path still leads to a network namespace.
-pub(crate) fn netns_exists(path: &str) -> bool {
-    Path::new(path).exists()
 }
 
 #[cfg(test)]
