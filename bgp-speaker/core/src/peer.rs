@@ -444,8 +444,11 @@ impl Peer {
         }
     }
 
-    fn moved(&mut self, cx: &mut Cx<'_>, from: SessionState, to: SessionState, reason: Option<String>) {
+    fn moved(&mut self, cx: &mut Cx<'_>, from: SessionState, to: SessionState, mut reason: Option<String>) {
         self.since = cx.now;
+        if let (SessionState::Connect, Some(why), Some(_)) = (from, &mut reason, &self.config.md5_password) {
+            why.push_str("; a different MD5 password at the peer looks like this too");
+        }
         if to == SessionState::Established {
             self.reason = None;
         } else if reason.is_some() {

@@ -185,13 +185,21 @@ impl Loaded {
             }
             peers.push(peer_config(&place, &peer)?);
         }
-        let mut routes: BTreeMap<String, RouteSet> = names.iter().map(|name| (name.clone(), RouteSet::new())).collect();
+        // What goes to all peers is kept once, whatever their number.
+        let for_all = instance.route.iter().all(|route| route.peers.is_none());
+        let names: Vec<String> = names.into_iter().collect();
+        let kept = if for_all { names.iter().take(1) } else { names.iter().take(names.len()) };
+        let mut routes: BTreeMap<String, RouteSet> = kept.map(|name| (name.clone(), RouteSet::new())).collect();
         for route in instance.route {
             let place = place.inside("route", &route.prefix);
             add_route(&place, &route, &mut routes)?;
         }
-        for (peer, routes) in routes {
-            self.routes.insert((instance.name.clone(), peer), Arc::new(routes));
+        let routes: BTreeMap<String, Arc<RouteSet>> =
+            routes.into_iter().map(|(name, routes)| (name, Arc::new(routes))).collect();
+        for name in names {
+            if let Some(set) = routes.get(&name).or_else(|| routes.values().next()) {
+                self.routes.insert((instance.name.clone(), name), Arc::clone(set));
+            }
         }
         let (name, router_id, local_port) = (instance.name, instance.router_id, instance.local_port);
         self.instances.push(InstanceConfig { name, local_asn, router_id, local_port, peers });

@@ -58,7 +58,7 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&arguments.log).context("--log: write a filter such as info or debug")?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let mut loaded = file::load(&arguments.config)?;
+    let loaded = file::load(&arguments.config)?;
     if arguments.check {
         let peers: usize = loaded.instances.iter().map(|instance| instance.peers.len()).sum();
         println!("{}: {} instances, {peers} peers", arguments.config.display(), loaded.instances.len());
@@ -74,13 +74,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
         ..StartOptions::default()
     });
-    apply(&speaker, &Loaded::default(), &loaded);
+    let mut names = apply(&speaker, &[], loaded);
     loop {
         tokio::select! {
             _ = reload.recv() => match file::load(&arguments.config) {
-                Ok(new) => {
-                    apply(&speaker, &loaded, &new);
-                    loaded = new;
+                Ok(loaded) => {
+                    names = apply(&speaker, &names, loaded);
                     tracing::info!(file = %arguments.config.display(), "read again");
                 }
                 Err(error) => tracing::error!("{error}: going on with the old configuration"),
@@ -94,19 +93,22 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file is complete by nature, so End-of-RIB may follow its routes at once.
-fn apply(speaker: &Speaker, old: &Loaded, new: &Loaded) {
-    let kept = |name: &String| new.instances.iter().any(|instance| instance.name == *name);
-    for gone in old.instances.iter().map(|instance| &instance.name).filter(|name| !kept(name)) {
+/// Gives a file to the speaker and returns the names of its instances. A file is complete by nature, so End-of-RIB may
+/// follow its routes at once. The routes are not kept here: the speaker has them.
+fn apply(speaker: &Speaker, old: &[String], new: Loaded) -> Vec<String> {
+    let names: Vec<String> = new.instances.iter().map(|instance| instance.name.clone()).collect();
+    for gone in old.iter().filter(|name| !names.contains(name)) {
         speaker.remove_instance(gone);
     }
-    for ((instance, peer), routes) in &new.routes {
-        speaker.set_routes(instance, peer, routes.clone());
+    for ((instance, peer), routes) in new.routes {
+        speaker.set_routes(&instance, &peer, routes);
     }
-    for instance in &new.instances {
-        speaker.set_instance(instance.clone());
-        speaker.routes_complete(&instance.name);
+    for instance in new.instances {
+        let name = instance.name.clone();
+        speaker.set_instance(instance);
+        speaker.routes_complete(&name);
     }
+    names
 }
 
 fn show_status(status: &SpeakerStatus) {
