@@ -6,7 +6,7 @@
 //! - Addresses are always 16 bytes, IPv4 as `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2), so that one map and one
 //!   code path serve both families.
 //! - Ports are big-endian bytes, as on the wire. Counts, ids and times are in the byte order of the CPU.
-//! - Addresses are aligned to 4 and tuples to 8 bytes, so that the programs move them by words and not by bytes.
+//! - Addresses are aligned to 4, tuples and endpoints to 8 bytes, so that the programs move them by words and not by bytes.
 //! - There is no implicit padding: every hole is a named field that must be zero, and `size!` asserts the size.
 #![no_std]
 #![cfg_attr(feature = "user", allow(unsafe_code, reason = "aya::Pod is an unsafe marker trait"))]
@@ -60,7 +60,7 @@ size!(Addr, 16);
 
 /// Key of `ENDPOINTS` is the pod's [`Addr`]. One row per address of a pod on this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Endpoint {
     /// Interface index of the host-side veth.
     pub ifindex: u32,
@@ -283,8 +283,9 @@ impl Addr {
     pub const ZERO: Addr = Addr([0; 16]);
 
     pub const fn v4(octets: [u8; 4]) -> Addr {
-        let [a, b, c, d] = octets;
-        Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+        // By way of a number, for the programs: two words are stored instead of sixteen bytes.
+        let mapped = 0xffff_u128 << 80;
+        Addr((mapped | (u32::from_le_bytes(octets) as u128) << 96).to_le_bytes())
     }
 
     /// The IPv4 address inside, if this is one.
@@ -299,6 +300,6 @@ impl Addr {
 impl Tuple {
     /// The tuple of the answer to a packet of this tuple.
     pub const fn reversed(&self) -> Tuple {
-        Tuple { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport, proto: self.proto, zero: [0; 3] }
+        Tuple { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport, proto: self.proto, zero: self.zero }
     }
 }

@@ -109,10 +109,10 @@ impl Node for Kernel {
 
     #[inline(always)]
     fn endpoint(&self, addr: &Addr, out: &mut Endpoint) -> bool {
-        // SAFETY: rows are plain data, copied at once; the map frees them after a grace period only.
-        match unsafe { ENDPOINTS.get(addr) } {
+        match ENDPOINTS.get_ptr(addr) {
             Some(row) => {
-                *out = *row;
+                // SAFETY: the row is 24 bytes of plain data, aligned to 8; the map frees rows after a grace period only.
+                unsafe { copy::<Endpoint, { size_of::<Endpoint>() / 8 }>(row, out) };
                 true
             }
             None => false,
@@ -132,23 +132,23 @@ impl Node for Kernel {
 
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<Service> {
-        // SAFETY: as in `endpoint`.
+        // SAFETY: rows are plain data, copied at once; the map frees them after a grace period only.
         unsafe { SERVICES.get(key) }.copied()
     }
 
     #[inline(always)]
     fn slot(&self, key: &SlotKey) -> Option<Slot> {
-        // SAFETY: as in `endpoint`.
+        // SAFETY: rows are plain data, copied at once; the map frees them after a grace period only.
         unsafe { SLOTS.get(key) }.copied()
     }
 
     #[inline(always)]
     fn flow(&self, key: &Tuple, out: &mut Flow) -> bool {
-        // SAFETY: the row is plain data, copied at once. An LRU row can be reused under the copy; the mixture then
-        // belongs to a connection that was being evicted, and is never written back.
-        match unsafe { FLOWS.get(key) } {
+        match FLOWS.get_ptr(key) {
             Some(row) => {
-                *out = *row;
+                // SAFETY: the row is 56 bytes of plain data, aligned to 8. An LRU row can be reused under the copy; the
+                // mixture then belongs to a connection that was being evicted, and is never written back.
+                unsafe { copy::<Flow, { size_of::<Flow>() / 8 }>(row, out) };
                 true
             }
             None => false,
@@ -254,4 +254,19 @@ impl Node for Kernel {
 fn head(addr: &mut Addr) {
     let [.., a, b, c, d] = addr.0;
     [addr.0[0], addr.0[1], addr.0[2], addr.0[3]] = [a, b, c, d];
+}
+
+/// Copies a row of a map by words. An ordinary assignment becomes a call of `memmove`, which goes byte by byte.
+///
+/// # Safety
+/// Both places are valid for `WORDS` words of plain data without padding; the kernel aligns rows of maps to 8 bytes,
+/// and `Scratch` aligns its fields.
+#[inline(always)]
+unsafe fn copy<T, const WORDS: usize>(row: *const T, out: &mut T) {
+    const { assert!(WORDS * 8 == size_of::<T>()) };
+    let (from, to) = (row.cast::<u64>(), (&raw mut *out).cast::<u64>());
+    for word in 0..WORDS {
+        // SAFETY: within both places, as the caller promises.
+        unsafe { to.add(word).write(from.add(word).read_volatile()) };
+    }
 }

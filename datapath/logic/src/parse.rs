@@ -119,7 +119,6 @@ fn parse<P: Packet>(pkt: &P, l3: u32, is_v6: bool, h: &mut Headers, place: Place
     h.is_request = false;
     h.tuple.sport = [0; 2];
     h.tuple.dport = [0; 2];
-    h.tuple.zero = [0; 3];
     if is_v6 {
         ipv6(pkt, h, place)?;
     } else {
