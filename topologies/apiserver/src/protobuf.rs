@@ -32,7 +32,8 @@ pub fn decode(bytes: &[u8], fallback: Option<&str>) -> Option<Value> {
             _ => {}
         }
     }
-    let mut value = message(type_of(&api_version, &kind).or(types::all().get(fallback?))?, raw, 0)?;
+    let schema = type_of(&api_version, &kind).or_else(|| types::all().get(fallback?))?;
+    let mut value = message(schema, raw, 0)?;
     if !kind.is_empty() {
         value["apiVersion"] = api_version.into();
         value["kind"] = kind.into();

@@ -1,6 +1,6 @@
 //! A server on a free loopback port, certificates for it, clients of it, and a kubelet that only says "running".
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use clap::Parser as _;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use kube::config::{AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Config};
 use lab_apiserver::{Options, Running};
@@ -64,30 +64,6 @@ impl Lab {
         let options = Options::try_parse_from(arguments).expect("flags");
         let running = lab_apiserver::start(&options).await.expect("a server");
         let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-        let config = Kubeconfig {
-            clusters: vec![NamedCluster {
-                name: "lab".into(),
-                cluster: Some(Cluster {
-                    server: Some(format!("https://{}", running.addresses[0])),
-                    certificate_authority_data: Some(encode(&authority_cert.pem())),
-                    ..Cluster::default()
-                }),
-            }],
-            contexts: vec![NamedContext {
-                name: "lab".into(),
-                context: Some(Context { cluster: "lab".into(), user: Some("admin".into()), ..Context::default() }),
-            }],
-            auth_infos: vec![NamedAuthInfo {
-                name: "admin".into(),
-                auth_info: Some(AuthInfo {
-                    client_certificate_data: Some(encode(&admin_cert)),
-                    client_key_data: Some(encode(&admin_key).into()),
-                    ..AuthInfo::default()
-                }),
-            }],
-            current_context: Some("lab".into()),
-            ..Kubeconfig::default()
-        };
         let kubeconfig = at("kubeconfig");
         let text = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "lab",
@@ -96,6 +72,7 @@ impl Lab {
             "users": [{"name": "admin", "user": {"client-certificate-data": encode(&admin_cert), "client-key-data": encode(&admin_key)}}],
         });
         std::fs::write(&kubeconfig, text.to_string()).expect("a file");
+        let config = Kubeconfig::from_yaml(&text.to_string()).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.expect("a config");
         let client = Client::try_from(config).expect("a client");
         Self { running, directory, kubeconfig, client }
