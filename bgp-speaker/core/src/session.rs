@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Deviations from the RFC, said aloud: a lost TCP connection in OpenSent goes to Idle with a short hold-back instead of
-//! Active; the optional DelayOpen is not there; after a failed attempt the pause starts short and doubles up to
-//! ConnectRetryTime, because waiting 120 s for a switch that answers after two serves nobody.
+//! Active; the optional DelayOpen is not there; after a failed attempt the pause starts short and doubles,
+//! never beyond ConnectRetryTime, because waiting 120 s for a switch that answers after two serves nobody.
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,8 +29,11 @@ use crate::negotiate::Negotiated;
 use crate::status::SessionState;
 use crate::timing::{Jitter, doubled};
 
-/// First pause after a failed connection attempt; it doubles up to half of ConnectRetryTime and is jittered in [x, 2x).
+/// First pause after a failed connection attempt; it doubles up to half of ConnectRetryTime, at most [`RETRY_MAX`], and
+/// is jittered in [x, 2x).
 const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// A switch that was away for minutes is found within half a minute of its return; one SYN in that time harms nobody.
+const RETRY_MAX: Duration = Duration::from_secs(15);
 /// An attempt that got no answer is given up after this, or after ConnectRetryTime if that is shorter: long enough for
 /// three lost SYNs.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -367,7 +370,7 @@ impl Session {
             State::Connect { .. } => {
                 *why = Some(error);
                 self.failed_attempts = self.failed_attempts.saturating_add(1);
-                let pause = doubled(RETRY_FIRST, self.failed_attempts, env.params.connect_retry / 2);
+                let pause = doubled(RETRY_FIRST, self.failed_attempts, RETRY_MAX.min(env.params.connect_retry / 2));
                 State::Active { retry: env.now + env.jitter.up_to_twice(pause) }
             }
             state => state,

@@ -1,4 +1,5 @@
 //! `bgp-speaker`: announces the prefixes of a file to the peers of a file. Without Kubernetes.
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -57,7 +58,8 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&arguments.log).context("--log: write a filter such as info or debug")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     let loaded = file::load(&arguments.config)?;
     if arguments.check {
         let peers: usize = loaded.instances.iter().map(|instance| instance.peers.len()).sum();

@@ -227,7 +227,11 @@ fn pauses_grow_and_stay_below_connect_retry() {
         bench.handle(Event::Tick);
         assert_eq!(bench.session.state(), SessionState::Connect);
     }
-    assert!(last >= bench.params.connect_retry / 2);
+    assert!(last >= RETRY_MAX && last < 2 * RETRY_MAX);
+    // A shorter ConnectRetryTime is respected.
+    bench.params.connect_retry = Duration::from_secs(4);
+    bench.feed("ConnectFailed");
+    assert!(bench.session.deadline().unwrap() - bench.now < bench.params.connect_retry);
 }
 
 #[test]

@@ -38,6 +38,14 @@ impl Process {
     }
 }
 
+impl Process {
+    fn terminate(mut self) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).expect("a process id"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("a signal to our own process");
+        assert!(self.0.wait().expect("its end").success());
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // Killed already, or the test has failed.
@@ -107,11 +115,21 @@ async fn a_killed_speaker_comes_back_and_no_route_is_ever_gone() {
 async fn an_administrative_end_takes_the_routes_away_at_once() {
     let net = Net::enter();
     let frr = Frr::start(&net, "");
-    let mut process = Process::start(&net, &[]);
+    let process = Process::start(&net, &[]);
     eventually("all routes at FRR", || has_all(&frr)).await;
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(process.0.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    assert!(process.0.wait().unwrap().success());
+    process.terminate();
     frr.until_has("ipv4", &[]).await;
     frr.until_has("ipv6", &[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs FRR, BIRD, GoBGP; run by make e2e TOPIC=bgp"]
+async fn an_end_for_a_restart_keeps_the_routes() {
+    let net = Net::enter();
+    let frr = Frr::start(&net, "");
+    let process = Process::start(&net, &["--on-stop", "restart"]);
+    eventually("all routes at FRR", || has_all(&frr)).await;
+    process.terminate();
+    eventually("FRR marks the routes stale", || stale(&frr)?.then_some(()).ok_or_else(|| "not stale".to_owned())).await;
+    has_all(&frr).expect("FRR keeps the routes of a speaker that went for a restart");
 }
