@@ -27,20 +27,20 @@ pub struct Loaded {
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It cannot be read.
-    #[error("reading {path}: {source}")]
+    #[error("reading {path}: {error}")]
     Read {
         /// Which.
         path: PathBuf,
         /// The system's word.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// It is no TOML, or not ours.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Syntax {
         /// Which.
         path: PathBuf,
         /// With line and column.
-        source: Box<toml::de::Error>,
+        error: Box<toml::de::Error>,
     },
     /// A value makes no sense.
     #[error("{path}: {field}: {problem}")]
@@ -111,7 +111,7 @@ struct Route {
 /// # Errors
 /// See [`FileError`]; each tells the remedy.
 pub fn load(path: &Path) -> Result<Loaded, FileError> {
-    let text = std::fs::read_to_string(path).map_err(|source| FileError::Read { path: path.into(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|error| FileError::Read { path: path.into(), error })?;
     parse(path, &text)
 }
 
@@ -121,7 +121,7 @@ pub fn load(path: &Path) -> Result<Loaded, FileError> {
 /// See [`FileError`].
 pub fn parse(path: &Path, text: &str) -> Result<Loaded, FileError> {
     let file: File =
-        toml::from_str(text).map_err(|source| FileError::Syntax { path: path.into(), source: Box::new(source) })?;
+        toml::from_str(text).map_err(|error| FileError::Syntax { path: path.into(), error: Box::new(error) })?;
     let mut loaded = Loaded::default();
     let mut names = BTreeSet::new();
     for instance in file.instance {
