@@ -2,7 +2,7 @@
 //!
 //! A part that ends by itself ends the agent: what is in the kernel goes on, and a new process adopts it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -32,6 +32,10 @@ use crate::tables::Tables;
 
 /// Source ports for translated traffic: below the host's own ephemeral ports (32768 and up on Linux).
 const SNAT_PORTS: (u16, u16) = (1024, 32767);
+
+/// What a pod sees as the source when it reaches itself through a Service, in the discard-only block of RFC 6666: nothing
+/// else has it, and it is routed nowhere. It must not be link-local: the programs leave that scope to the stack.
+const HAIRPIN_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1));
 
 /// How often the uplinks are looked at again: an interface that was made anew has no program.
 const UPLINK_INTERVAL: Duration = Duration::from_secs(10);
@@ -181,7 +185,7 @@ async fn open_datapath(config: &Config, ips: &NodeIps) -> anyhow::Result<Arc<dyn
         node_v4: addr(v4.map(IpAddr::from)),
         node_v6: addr(v6.map(IpAddr::from)),
         hairpin_v4: addr(v4.map(|_| pods::GATEWAY_V4)),
-        hairpin_v6: addr(v6.map(|_| pods::GATEWAY_V6)),
+        hairpin_v6: addr(v6.map(|_| HAIRPIN_V6)),
         snat_port_min: SNAT_PORTS.0,
         snat_port_max: SNAT_PORTS.1,
         seed: seed(&config.cluster_name),
