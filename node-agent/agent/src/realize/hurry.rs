@@ -55,10 +55,12 @@ impl Hurry {
 
     fn off(&self) {
         match fs::write(&self.switch, "0") {
-            // Already gone is gone.
-            Ok(()) => drop(fs::remove_file(&self.note)),
+            Ok(()) => {
+                // Already gone is gone.
+                let _ = fs::remove_file(&self.note);
+            }
             Err(error) => {
-                tracing::warn!(%error, switch = %self.switch.display(), "cannot switch short grace periods off")
+                tracing::warn!(%error, switch = %self.switch.display(), "cannot switch short grace periods off");
             }
         }
     }
