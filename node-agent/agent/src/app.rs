@@ -27,7 +27,9 @@ use crate::intent::watch::{Sink, follow};
 use crate::intent::{bgp, cilium, node, pod, service, slice};
 use crate::metrics::{self, Metrics};
 use crate::node_address::{self, NodeIps};
-use crate::realize::{bgp as bgp_task, bgp_status, controllers, datapath, endpoints, node as node_task, pod as pods};
+use crate::realize::{
+    bgp as bgp_task, bgp_saved, bgp_status, controllers, datapath, endpoints, node as node_task, pod as pods,
+};
 use crate::tables::Tables;
 
 /// Source ports for translated traffic: below the host's own ephemeral ports (32768 and up on Linux).
@@ -120,13 +122,13 @@ async fn start(config: Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Speake
         admin.stage.send_replace(text);
     };
     stage("finding this node's addresses".into());
-    let node_ips = node_address::find(&config, &client, |why| stage(why)).await;
+    let node_ips = node_address::find(&config, &client, &stage).await;
     tracing::info!(v4 = ?node_ips.v4, v6 = ?node_ips.v6, "this node's addresses");
     stage("loading the datapath".into());
     let kernel = open_datapath(&config, &node_ips).await?;
     let adopted = !kernel.attached().context("listing attached programs")?.is_empty();
     let agent = Arc::new(Agent { config: config.clone(), tables: tables.clone(), datapath: kernel, node_ips });
-    attach_uplinks(&agent, |why| stage(why)).await;
+    attach_uplinks(&agent, &stage).await;
     tasks.spawn(keep_uplinks(agent.clone()));
     tasks.spawn(datapath::collect_flows(agent.datapath.clone()));
 
@@ -317,6 +319,7 @@ fn start_controllers(
         ..StartOptions::default()
     });
     let (plan_sender, plan) = watch::channel(Arc::default());
+    let saved = bgp_saved::path(&config.state_dir);
     let task = bgp_task::Bgp {
         node: config.node_name.clone(),
         idle_served: config.enable_no_service_endpoints_routable,
@@ -325,10 +328,13 @@ fn start_controllers(
         lb_real: lb_real.clone(),
         speaker: speaker.clone(),
         plan: plan_sender,
+        saved: bgp_saved::load(&saved),
+        restored: false,
         facts: std::collections::BTreeMap::new(),
         complete: std::collections::BTreeSet::new(),
     };
     tasks.spawn(task.run());
+    tasks.spawn(bgp_saved::keep(saved, plan.clone()));
     Ok(Running { datapath: agent.datapath.clone(), cni, lb_real, ipcache_real, speaker, plan })
 }
 

@@ -327,7 +327,8 @@ mod tests {
 
     #[test]
     fn mistakes_name_place_and_remedy() {
-        let cases: &[(&str, &[(&str, &str)], &[&str], &str)] = &[
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
+        let cases: &[Case<'_>] = &[
             ("nodename = 'x'", &[], &[], r#"a.toml: unknown option "nodename"; did you mean "node-name"?"#),
             (
                 "",

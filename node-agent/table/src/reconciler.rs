@@ -182,7 +182,7 @@ impl<K: Ord + Clone, V: PartialEq> Reconciler<K, V> {
             let want = desired.get(&key);
             let action = plan(&key, want, self.actual.get(&key), self.synced);
             match action {
-                None => self.settle(key, want.is_some()),
+                None => self.settle(&key, want.is_some()),
                 Some(Action::Delete { .. }) if !self.may_delete(now, &key) => {}
                 Some(action) => {
                     self.running = Some((key, want.cloned()));
@@ -278,10 +278,10 @@ impl<K: Ord + Clone, V: PartialEq> Reconciler<K, V> {
     }
 
     /// Nothing to do for this key now.
-    fn settle(&mut self, key: K, desired: bool) {
-        if desired || !self.actual.contains_key(&key) {
-            self.cancel_doom(&key);
-            self.done(&key);
+    fn settle(&mut self, key: &K, desired: bool) {
+        if desired || !self.actual.contains_key(key) {
+            self.cancel_doom(key);
+            self.done(key);
         }
         // Else: real, not desired, and pruning must wait for the inputs. It stays pending.
     }

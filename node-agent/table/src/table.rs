@@ -229,10 +229,10 @@ mod tests {
 
     #[test]
     fn far_behind_reader_is_reset() {
-        let mut t = Table::default();
+        let mut t: Table<usize, usize> = Table::default();
         t.set(0, 0);
         let r = t.revision();
-        for k in 1..=(MAX_TOMBSTONES as u32 + 1) {
+        for k in 1..=MAX_TOMBSTONES + 1 {
             t.set(k, k);
             t.delete(&k);
         }

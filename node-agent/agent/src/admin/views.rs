@@ -91,7 +91,9 @@ impl Admin {
         let plan = running.plan.borrow().clone();
         let peers: Vec<&PeerStatus> = status.instances.values().flat_map(|i| i.peers.values()).collect();
         let up = peers.iter().filter(|p| p.state == SessionState::Established).count();
-        let sessions = format!("{up} of {} sessions established", peers.len());
+        // What is planned, not what the speaker has taken up so far.
+        let wanted: usize = plan.instances.values().map(|i| i.peers.len()).sum();
+        let sessions = format!("{up} of {wanted} sessions established");
         if let Some(problem) = plan.problems.iter().find(|p| p.fatal) {
             return component("bgp", Health::Degraded, format!("{sessions}; {}: {}", problem.place, problem.message));
         }
@@ -100,7 +102,7 @@ impl Admin {
             return component("bgp", health, "no CiliumBGPNodeConfig for this node".into());
         }
         let listen = status.instances.values().find_map(|i| i.listen_error.clone());
-        let health = if up == peers.len() && listen.is_none() { Health::Ok } else { Health::Degraded };
+        let health = if up == wanted && listen.is_none() { Health::Ok } else { Health::Degraded };
         component("bgp", health, listen.map_or(sessions.clone(), |e| format!("{sessions}; {e}")))
     }
 
@@ -331,7 +333,7 @@ impl Admin {
     }
 
     pub(super) fn counters(&self) -> Result<Vec<Count>, ErrorBody> {
-        let rows = self.running()?.datapath.counters().map_err(internal)?;
+        let rows = self.running()?.datapath.counters().map_err(|e| internal(&e))?;
         Ok(rows
             .into_iter()
             .map(|c| Count {
@@ -348,7 +350,7 @@ impl Admin {
         let limit = params.limit.unwrap_or(DEFAULT_FLOWS);
         // With a filter the whole table is looked at, so that the limit counts what is shown.
         let read = if params.address.is_some() { usize::MAX } else { limit };
-        let rows = self.running()?.datapath.flows(read).map_err(internal)?;
+        let rows = self.running()?.datapath.flows(read).map_err(|e| internal(&e))?;
         let has = |f: &FlowRow, ip: IpAddr| [f.from.src, f.from.dst, f.to.src, f.to.dst].iter().any(|a| a.ip() == ip);
         let now = boot_time_s();
         Ok(rows
@@ -369,7 +371,7 @@ impl Admin {
     }
 }
 
-fn internal(error: causeway_datapath_loader::Error) -> ErrorBody {
+fn internal(error: &causeway_datapath_loader::Error) -> ErrorBody {
     ErrorBody::new(code::INTERNAL, error.to_string(), "")
 }
 

@@ -97,6 +97,8 @@ pub(crate) struct Plan {
     pub(crate) origins: BTreeMap<Prefix, String>,
     /// What of the configuration could not be carried out.
     pub(crate) problems: Vec<Problem>,
+    /// Made when all inputs had been read.
+    pub(crate) complete: bool,
 }
 
 /// A part of the configuration that is not carried out, and the remedy.

@@ -39,11 +39,6 @@ impl<O: Ord + Clone, K: Ord + Clone, V> Claims<O, K, V> {
         self.by_key.get(key)?.first_key_value()
     }
 
-    /// What `owner` claims, in force or not.
-    pub(crate) fn keys_of(&self, owner: &O) -> impl Iterator<Item = &K> {
-        self.by_owner.get(owner).into_iter().flatten()
-    }
-
     fn drop_claim(&mut self, owner: &O, key: &K) {
         if let Some(claims) = self.by_key.get_mut(key) {
             claims.remove(owner);
@@ -68,6 +63,5 @@ mod tests {
         assert_eq!(c.get(&"x"), Some((&2, &'b')));
         assert_eq!(c.set(&2, BTreeMap::from([("y", 'c')])), BTreeSet::from(["x", "y"]));
         assert_eq!((c.get(&"x"), c.get(&"y")), (None, Some((&2, &'c'))));
-        assert_eq!(c.keys_of(&2).collect::<Vec<_>>(), [&"y"]);
     }
 }

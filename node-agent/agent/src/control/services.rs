@@ -218,6 +218,7 @@ impl Candidates {
 }
 
 #[cfg(test)]
+#[allow(clippy::needless_pass_by_value, reason = "callers write literals")]
 mod tests {
     use super::*;
     use crate::intent::Read as _;

@@ -40,6 +40,7 @@ pub(crate) trait Read<K> {
     type Key: Ord + Clone + Send + 'static;
     type Row: PartialEq + Send + Sync + 'static;
 
+    #[expect(clippy::type_complexity, reason = "a name for it would hide that it is key and row, or neither")]
     /// `Ok(None)`: a good object that is none of ours. The object is consumed, so that strings move instead of copying.
     fn read(&self, key: &Key, object: K) -> Result<Option<(Self::Key, Self::Row)>, Rejected>;
 }

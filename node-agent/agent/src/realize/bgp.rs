@@ -17,6 +17,9 @@ use crate::tables::Tables;
 /// Changes that come within this time are planned together: a rollout changes many rows at once.
 const COALESCE: Duration = Duration::from_millis(5);
 
+/// How long a start waits for the API server before it announces what was announced before.
+const RESTORE_AFTER: Duration = Duration::from_secs(3);
+
 /// What the BGP task needs.
 pub(crate) struct Bgp {
     pub(crate) node: String,
@@ -28,6 +31,10 @@ pub(crate) struct Bgp {
     pub(crate) speaker: Speaker,
     /// The plan in force, for the status writer and the CLI.
     pub(crate) plan: watch::Sender<Arc<Plan>>,
+    /// The plan of an earlier process.
+    pub(crate) saved: Option<Plan>,
+    /// The saved plan is in force: what is planned from inputs that are still being read must not undo it.
+    pub(crate) restored: bool,
     pub(crate) facts: BTreeMap<Key, Facts>,
     /// Instances whose routes were said to be complete.
     pub(crate) complete: BTreeSet<String>,
@@ -45,6 +52,7 @@ impl Bgp {
         let mut peer_configs = t.bgp_peer_configs.reader();
         let mut advertisements = t.bgp_advertisements.reader();
         let mut secrets = t.bgp_secrets.reader();
+        let restore_at = tokio::time::Instant::now() + RESTORE_AFTER;
         loop {
             // Whether everything was known before we looked: what comes later wakes us again.
             let complete = self.inputs_complete();
@@ -52,8 +60,12 @@ impl Bgp {
             let mut replan = self.update_facts(&keys);
             replan |= any(&mut nodes) | any(&mut configs) | any(&mut peer_configs);
             replan |= any(&mut advertisements) | any(&mut secrets);
-            if replan {
-                self.replan();
+            if complete {
+                replan |= self.restored || self.saved.take().is_some();
+                self.restored = false;
+            }
+            if replan && !self.restored {
+                self.replan(complete);
             }
             if complete {
                 self.say_complete();
@@ -67,6 +79,7 @@ impl Bgp {
                 () = peer_configs.changed() => {}
                 () = advertisements.changed() => {}
                 () = secrets.changed() => {}
+                () = tokio::time::sleep_until(restore_at), if self.saved.is_some() => self.restore(),
             }
             tokio::time::sleep(COALESCE).await;
         }
@@ -102,7 +115,7 @@ impl Bgp {
                 // A row that is gone was taken from its Service by a change of that Service, which is named above, or
                 // given to another, which has it now.
                 Changes::Keys(frontends) => {
-                    keys.extend(frontends.iter().filter_map(|f| self.tables.lb.get(f)).map(|row| row.service.clone()))
+                    keys.extend(frontends.iter().filter_map(|f| self.tables.lb.get(f)).map(|row| row.service.clone()));
                 }
                 Changes::Reset => all = true,
             }
@@ -135,7 +148,17 @@ impl Bgp {
         changed
     }
 
-    fn replan(&mut self) {
+    /// The API server is away: go on with the plan of the time before. End-of-RIB waits, so that peers keep what they
+    /// kept.
+    fn restore(&mut self) {
+        if let Some(saved) = self.saved.take() {
+            tracing::warn!("Kubernetes has not answered in time; announcing what was announced before");
+            self.restored = true;
+            self.apply(saved);
+        }
+    }
+
+    fn replan(&mut self, complete: bool) {
         let t = &self.tables;
         // Before the node is known there is nothing to say; its arrival wakes us.
         let Some(node) = t.nodes.get(&Key::new("", &self.node)) else { return };
@@ -147,7 +170,7 @@ impl Bgp {
             let mine = t.iter().filter(|(k, _)| k.namespace == self.secrets_namespace);
             mine.map(|(k, v)| (k.name.clone(), v.clone())).collect()
         });
-        let new = plan(&Inputs {
+        let mut new = plan(&Inputs {
             config: config.as_deref(),
             node: &node,
             peer_configs: t.bgp_peer_configs.read(|t| t.iter().map(|(k, v)| (k.name.clone(), v.clone())).collect()),
@@ -155,6 +178,7 @@ impl Bgp {
             secrets,
             services: &self.facts,
         });
+        new.complete = complete;
         self.apply(new);
     }
 

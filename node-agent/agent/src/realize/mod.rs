@@ -1,6 +1,7 @@
 //! Makes desired rows real: in the datapath's maps, at the BGP speaker, in Kubernetes, and in pods' namespaces.
 
 pub(crate) mod bgp;
+pub(crate) mod bgp_saved;
 pub(crate) mod bgp_status;
 pub(crate) mod controllers;
 pub(crate) mod datapath;
