@@ -97,9 +97,17 @@ impl Lab {
     }
 
     pub(crate) fn vtysh_text(&self, tor: &str, show: &str) -> Result<String> {
+        self.vtysh_all(tor, &[show])
+    }
+
+    /// Several `vtysh` commands in one go.
+    pub(crate) fn vtysh_all(&self, tor: &str, commands: &[&str]) -> Result<String> {
         let mut command = tool("causeway-lab")?;
-        command.args(["vtysh", &self.name, tor, "--", "-c", show]);
-        stdout(command, &format!("vtysh {show} on {tor}"))
+        command.args(["vtysh", &self.name, tor, "--"]);
+        for line in commands {
+            command.args(["-c", line]);
+        }
+        stdout(command, &format!("vtysh {commands:?} on {tor}"))
     }
 
     /// The CLI against a node's agent.

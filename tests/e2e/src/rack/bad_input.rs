@@ -35,7 +35,7 @@ fn refused(mut command: Command, words: &[&str]) -> Result<String> {
     for word in words {
         ensure!(message.contains(word), "the message does not mention {word:?}: {message}");
     }
-    Ok(message.lines().next().unwrap_or_default().to_owned())
+    Ok(message.lines().last().unwrap_or_default().to_owned())
 }
 
 /// A directory of this test that goes away with it.
@@ -93,7 +93,7 @@ fn config_file() -> Result<String> {
     let path = scratch.write("agent.toml", "node_name = \"n1\"\nflow_entires = 5\n")?;
     let mut command = tool("causeway-agent")?;
     command.args(["--config", &path]);
-    refused(command, &["agent.toml", "flow_entires", "flow_entries"])
+    refused(command, &["agent.toml", "flow_entires", "flow-entries"])
 }
 
 fn cni() -> Result<String> {

@@ -18,6 +18,35 @@ use crate::report::{Report, until};
 pub(crate) const TORS: [&str; 2] = ["tor1", "tor2"];
 pub(crate) const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
+/// One pod behind a Service with `externalTrafficPolicy: Local`.
+const SOLO: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: solo}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: solo}}
+  template:
+    metadata: {labels: {app: solo}}
+    spec:
+      terminationGracePeriodSeconds: 2
+      containers:
+      - name: echo
+        image: none
+        command: [causeway-echo, serve, --http, "8080"]
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: solo, labels: {app: solo}}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: solo}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+"#;
+
 /// Name and body of each scenario.
 type Scenario = (&'static str, fn(&mut Report) -> Result<()>);
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::path::PathBuf;
 use std::process::Child;
 use std::time::Duration;
 
@@ -150,6 +151,7 @@ impl Watch {
     fn start(lab: &Lab) -> Result<Watch> {
         let mut monitors = Vec::new();
         for tor in TORS {
+            log_updates(lab, tor)?;
             for family in ["-4", "-6"] {
                 monitors.push((tor.to_owned(), lab.spawn(tor, &["ip", family, "monitor", "route"])?));
             }
@@ -188,14 +190,35 @@ impl Watch {
             updates += withdrawn(lab, tor)?;
         }
         ensure!(updates == 0, "FRR received {updates} withdrawn prefixes");
+        // The count can tell: a Service that is deleted shows up in it.
+        lab.kubectl(&["delete", "service", "echo-local"])?;
+        for tor in TORS {
+            until(Duration::from_secs(10), "FRR logs the withdrawal of a deleted Service", || {
+                let seen = withdrawn(lab, tor)?;
+                ensure!(seen > 0, "{seen} prefixes");
+                Ok(())
+            })?;
+        }
         Ok("0 routes deleted in the ToRs' kernels, 0 prefixes withdrawn in UPDATEs that FRR received".to_owned())
     }
 }
 
-/// Withdrawn prefixes in the UPDATEs that a ToR received, by FRR's own log (`debug bgp updates in`).
+/// FRR's log of the UPDATEs that a ToR receives.
+fn update_log(lab: &Lab, tor: &str) -> PathBuf {
+    lab.dir().join("frr").join(tor).join("updates.log")
+}
+
+/// From here on FRR on the ToR logs every UPDATE that it receives.
+fn log_updates(lab: &Lab, tor: &str) -> Result<()> {
+    let file = format!("log file {} debugging", update_log(lab, tor).display());
+    lab.vtysh_all(tor, &["debug bgp updates in", "configure terminal", &file])?;
+    Ok(())
+}
+
+/// Withdrawn prefixes in the UPDATEs that a ToR received.
 fn withdrawn(lab: &Lab, tor: &str) -> Result<usize> {
-    let log = lab.dir().join("logs").join(format!("{tor}-bgpd.log"));
+    let log = update_log(lab, tor);
     let log = std::fs::read_to_string(&log).with_context(|| format!("read {}", log.display()))?;
-    ensure!(log.contains("rcvd"), "FRR's log has no received UPDATE: is `debug bgp updates in` on?");
-    Ok(log.lines().filter(|l| l.contains("rcvd UPDATE") && l.contains("-- withdrawn")).count())
+    ensure!(log.contains("rcvd UPDATE"), "FRR on {tor} logged no received UPDATE at all");
+    Ok(log.lines().filter(|l| l.contains("rcvd UPDATE") && l.contains("withdrawn")).count())
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{NODES, TORS, deployed, exactly, get, host_route, pods, url, vips};
+use super::{NODES, SOLO, TORS, deployed, exactly, get, host_route, pods, url, vips};
 use crate::lab::{Family, Lab};
 use crate::report::{Report, until};
 
@@ -123,34 +123,6 @@ fn local_only(lab: &Lab) -> Result<String> {
     check_all(lab)?;
     Ok(format!("with 2 pods {two} next hops, with 6 pods {}", nodes_of(lab, "echo")?.len()))
 }
-
-const SOLO: &str = r#"
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: solo}
-spec:
-  replicas: 1
-  selector: {matchLabels: {app: solo}}
-  template:
-    metadata: {labels: {app: solo}}
-    spec:
-      terminationGracePeriodSeconds: 2
-      containers:
-      - name: echo
-        image: none
-        command: [causeway-echo, serve, --http, "8080"]
-        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
----
-apiVersion: v1
-kind: Service
-metadata: {name: solo, labels: {app: solo}}
-spec:
-  type: LoadBalancer
-  externalTrafficPolicy: Local
-  ipFamilyPolicy: PreferDualStack
-  selector: {app: solo}
-  ports: [{name: http, port: 80, targetPort: 8080}]
-"#;
 
 /// Whether any ToR has a route to the address.
 fn present(lab: &Lab, vip: &str) -> Result<bool> {
