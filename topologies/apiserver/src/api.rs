@@ -190,7 +190,7 @@ impl Api {
         // What is written in here may hold nulls where a typed encoder would leave a field out.
         check::prune(&resource.schema, value, origin(resource));
         let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let mut errors = check::validate(&resource.schema, value);
+        let mut errors = check::validate(&resource.schema, value, existing);
         if !resource.custom()
             && let Some(FieldError { path, problem: Problem::Type { found, wanted } }) =
                 errors.iter().find(|e| matches!(e.problem, Problem::Type { .. }))
@@ -208,7 +208,13 @@ impl Api {
         if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(resource, &name, &errors)) }
     }
 
-    pub fn create(&self, resource: &Resource, namespace: &str, body: Value, options: &WriteOptions) -> ApiResult<Written> {
+    pub fn create(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        body: Value,
+        options: &WriteOptions,
+    ) -> ApiResult<Written> {
         let mut value = body;
         let warnings = self.decode(resource, &mut value, options)?;
         self.place(resource, namespace, &mut value)?;
@@ -234,7 +240,8 @@ impl Api {
 
     /// Namespace of a new object: given, equal to the request's, existing and alive.
     fn place(&self, resource: &Resource, namespace: &str, value: &mut Value) -> ApiResult<()> {
-        let metadata = value["metadata"].as_object_mut().ok_or_else(|| ApiError::bad_request("metadata is not an object"))?;
+        let metadata =
+            value["metadata"].as_object_mut().ok_or_else(|| ApiError::bad_request("metadata is not an object"))?;
         if !resource.namespaced {
             metadata.shift_remove("namespace");
             return Ok(());
@@ -290,7 +297,8 @@ impl Api {
     }
 
     fn stamp_new(&self, resource: &Resource, value: &mut Value) -> ApiResult<()> {
-        let metadata = value["metadata"].as_object_mut().ok_or_else(|| ApiError::bad_request("metadata is not an object"))?;
+        let metadata =
+            value["metadata"].as_object_mut().ok_or_else(|| ApiError::bad_request("metadata is not an object"))?;
         if metadata.get("resourceVersion").and_then(Value::as_str).is_some_and(|rv| !rv.is_empty()) {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
@@ -309,7 +317,13 @@ impl Api {
     }
 
     /// Replaces an object. A resourceVersion in the body must be the current one.
-    pub fn update(&self, resource: &Resource, key: &Key, mut body: Value, options: &WriteOptions) -> ApiResult<Written> {
+    pub fn update(
+        &self,
+        resource: &Resource,
+        key: &Key,
+        mut body: Value,
+        options: &WriteOptions,
+    ) -> ApiResult<Written> {
         let warnings = self.decode(resource, &mut body, options)?;
         let claimed = key_of(&body);
         if !claimed.name.is_empty() && claimed.name != key.name {
@@ -329,7 +343,10 @@ impl Api {
                 return Err(ApiError::stale(resource, &key.name));
             }
             if !uid.is_empty() && old["metadata"]["uid"] != uid.as_str() {
-                let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old["metadata"]["uid"]);
+                let why = format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    old["metadata"]["uid"]
+                );
                 return Err(ApiError::conflict(resource, &key.name, &why));
             }
             Ok(body.clone())
@@ -362,7 +379,15 @@ impl Api {
         Err(ApiError::stale(resource, &key.name))
     }
 
-    fn commit(&self, resource: &Resource, key: &Key, seen: u64, old: &Value, mut new: Value, options: &WriteOptions) -> ApiResult<Value> {
+    fn commit(
+        &self,
+        resource: &Resource,
+        key: &Key,
+        seen: u64,
+        old: &Value,
+        mut new: Value,
+        options: &WriteOptions,
+    ) -> ApiResult<Value> {
         keep_server_fields(resource, old, &mut new, &options.subresource);
         admission::before_update(self, resource, old, &mut new, &options.subresource)?;
         self.complete(resource, &mut new, Some(old))?;
@@ -408,7 +433,14 @@ impl Api {
         Ok(value)
     }
 
-    pub fn patch(&self, resource: &Resource, key: &Key, kind: PatchKind, body: &Value, options: &WriteOptions) -> ApiResult<Written> {
+    pub fn patch(
+        &self,
+        resource: &Resource,
+        key: &Key,
+        kind: PatchKind,
+        body: &Value,
+        options: &WriteOptions,
+    ) -> ApiResult<Written> {
         if kind == PatchKind::Apply {
             return self.apply(resource, key, body, options);
         }
@@ -489,7 +521,8 @@ impl Api {
                 new["metadata"]["finalizers"] = finalizers.into();
             }
             let marked = old["metadata"]["deletionTimestamp"].is_string();
-            let waits = grace > 0 || !is_empty(&new["metadata"]["finalizers"]) || !admission::may_vanish(resource, &new);
+            let waits =
+                grace > 0 || !is_empty(&new["metadata"]["finalizers"]) || !admission::may_vanish(resource, &new);
             if options.dry_run {
                 return Ok(if waits { Deleted::Marked(old) } else { Deleted::Gone(old) });
             }
@@ -521,7 +554,13 @@ impl Api {
         Err(ApiError::stale(resource, &key.name))
     }
 
-    fn check_preconditions(&self, resource: &Resource, key: &Key, old: &Value, options: &DeleteOptions) -> ApiResult<()> {
+    fn check_preconditions(
+        &self,
+        resource: &Resource,
+        key: &Key,
+        old: &Value,
+        options: &DeleteOptions,
+    ) -> ApiResult<()> {
         for (name, expected, found) in [
             ("UID", &options.uid, &old["metadata"]["uid"]),
             ("ResourceVersion", &options.resource_version, &old["metadata"]["resourceVersion"]),
@@ -529,7 +568,10 @@ impl Api {
             if let Some(expected) = expected
                 && found != expected.as_str()
             {
-                let why = format!("the {name} in the precondition ({expected}) does not match the {name} in record ({}). The object might have been deleted and then recreated", found.as_str().unwrap_or_default());
+                let why = format!(
+                    "the {name} in the precondition ({expected}) does not match the {name} in record ({}). The object might have been deleted and then recreated",
+                    found.as_str().unwrap_or_default()
+                );
                 return Err(ApiError::conflict(resource, &key.name, &why));
             }
         }
@@ -607,8 +649,15 @@ fn keep_server_fields(resource: &Resource, old: &Value, new: &mut Value, subreso
             None => fields.shift_remove("status"),
         };
     }
-    let kept =
-        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion", "generateName"];
+    let kept = [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "resourceVersion",
+        "generateName",
+    ];
     if let Some(metadata) = new["metadata"].as_object_mut() {
         for name in kept {
             match old["metadata"].get(name) {
@@ -640,7 +689,10 @@ fn keep_applicable(resource: &Resource, config: &mut Value, subresource: &str) {
 fn spec_changed(old: &Value, new: &Value) -> bool {
     let relevant = |value: &Value| -> Map<String, Value> {
         let fields = value.as_object().into_iter().flatten();
-        fields.filter(|(name, _)| !matches!(name.as_str(), "metadata" | "status")).map(|(k, v)| (k.clone(), v.clone())).collect()
+        fields
+            .filter(|(name, _)| !matches!(name.as_str(), "metadata" | "status"))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
     };
     relevant(old) != relevant(new)
 }

@@ -42,7 +42,9 @@ impl Column {
         let path = rest.iter().find(|w| w.starts_with('.')).copied().unwrap_or("").to_owned();
         let (kind, cell) = match expression.strip_prefix('@') {
             Some("age") => ("string", Cell::Date(path)),
-            Some(function) => (if function == "number" { "integer" } else { "string" }, Cell::Function(named(function), path)),
+            Some(function) => {
+                (if function == "number" { "integer" } else { "string" }, Cell::Function(named(function), path))
+            }
             None => ("string", Cell::Path(expression.to_owned(), Absent::None)),
         };
         Self {
@@ -135,7 +137,12 @@ fn named(function: &str) -> fn(&Value, &str) -> Value {
         "container_images" => |o, _| containers(o, "image").into(),
         "job_status" => |o, _| job_status(o).into(),
         "job_completions" => |o, _| {
-            format!("{}/{}", o["status"]["succeeded"].as_i64().unwrap_or(0), o["spec"]["completions"].as_i64().unwrap_or(1)).into()
+            format!(
+                "{}/{}",
+                o["status"]["succeeded"].as_i64().unwrap_or(0),
+                o["spec"]["completions"].as_i64().unwrap_or(1)
+            )
+            .into()
         },
         other => panic!("kinds.txt: no column function @{other}"),
     }
@@ -210,7 +217,8 @@ fn pod_ready(pod: &Value) -> String {
 }
 
 fn pod_status(pod: &Value) -> String {
-    let mut status = pod["status"]["reason"].as_str().or(pod["status"]["phase"].as_str()).unwrap_or("Unknown").to_owned();
+    let mut status =
+        pod["status"]["reason"].as_str().or(pod["status"]["phase"].as_str()).unwrap_or("Unknown").to_owned();
     if condition(pod, "PodScheduled").is_some_and(|c| c["reason"] == "SchedulingGated") {
         status = "SchedulingGated".into();
     }
@@ -267,7 +275,8 @@ fn external_ip(service: &Value) -> String {
     match spec["type"].as_str() {
         Some("LoadBalancer") => {
             let ingress = array(&service["status"]["loadBalancer"]["ingress"]);
-            let given: Vec<String> = ingress.map(|i| shown(if i["ip"].is_string() { &i["ip"] } else { &i["hostname"] })).collect();
+            let given: Vec<String> =
+                ingress.map(|i| shown(if i["ip"].is_string() { &i["ip"] } else { &i["hostname"] })).collect();
             if given.is_empty() && ips.is_empty() {
                 return "<pending>".into();
             }
@@ -310,7 +319,8 @@ fn endpoints(object: &Value) -> String {
 }
 
 fn slice_ports(slice: &Value) -> String {
-    let ports: Vec<String> = array(&slice["ports"]).map(|p| p["port"].as_i64().map_or("*".into(), |n| n.to_string())).collect();
+    let ports: Vec<String> =
+        array(&slice["ports"]).map(|p| p["port"].as_i64().map_or("*".into(), |n| n.to_string())).collect();
     first_three(&ports)
 }
 
@@ -321,7 +331,8 @@ fn slice_endpoints(slice: &Value) -> String {
 
 fn event_age(event: &Value) -> String {
     let series = first(event, ".series.lastObservedTime");
-    let times = [&event["lastTimestamp"], &event["deprecatedLastTimestamp"], &event["eventTime"], &event["firstTimestamp"]];
+    let times =
+        [&event["lastTimestamp"], &event["deprecatedLastTimestamp"], &event["eventTime"], &event["firstTimestamp"]];
     age(series.or_else(|| times.into_iter().find(|t| t.is_string())))
 }
 
@@ -362,9 +373,15 @@ mod tests {
 
     #[test]
     fn durations_for_people() {
-        for (seconds, text) in
-            [(5, "5s"), (119, "119s"), (192, "3m12s"), (1200, "20m"), (4 * 3600 + 60, "4h1m"), (90000, "25h"), (200_000, "2d7h")]
-        {
+        for (seconds, text) in [
+            (5, "5s"),
+            (119, "119s"),
+            (192, "3m12s"),
+            (1200, "20m"),
+            (4 * 3600 + 60, "4h1m"),
+            (90000, "25h"),
+            (200_000, "2d7h"),
+        ] {
             assert_eq!(human_duration(seconds), text);
         }
     }
@@ -383,7 +400,8 @@ mod tests {
 
     #[test]
     fn service_columns() {
-        let service = json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 80, "nodePort": 30001, "protocol": "TCP"}]}});
+        let service =
+            json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 80, "nodePort": 30001, "protocol": "TCP"}]}});
         assert_eq!(external_ip(&service), "<pending>");
         assert_eq!(service_ports(&service), "80:30001/TCP");
     }

@@ -23,7 +23,11 @@ enum Step<'p> {
     Index(i64),
     All,
     /// Entries whose value at the path equals the text (or, without a text, that have the path).
-    Filter { path: &'p str, equals: Option<&'p str>, negate: bool },
+    Filter {
+        path: &'p str,
+        equals: Option<&'p str>,
+        negate: bool,
+    },
 }
 
 fn next_step(path: &str) -> (Step<'_>, &str) {

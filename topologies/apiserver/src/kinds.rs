@@ -92,7 +92,8 @@ pub struct Registry {
 
 impl Registry {
     pub fn new() -> Self {
-        let builtin = parse(TABLE).into_iter().map(|r| ((r.group.clone(), r.version.clone(), r.plural.clone()), Arc::new(r)));
+        let builtin =
+            parse(TABLE).into_iter().map(|r| ((r.group.clone(), r.version.clone(), r.plural.clone()), Arc::new(r)));
         Self { resources: RwLock::new(Arc::new(builtin.collect())) }
     }
 
@@ -111,7 +112,8 @@ impl Registry {
 
     /// A built-in resource that the table certainly has.
     pub fn builtin(&self, group: &str, plural: &str) -> Arc<Resource> {
-        self.get(group, "v1", plural).expect("kinds.txt has every resource that the controllers name; a test reads them all")
+        self.get(group, "v1", plural)
+            .expect("kinds.txt has every resource that the controllers name; a test reads them all")
     }
 
     /// Replaces the versions of one custom group resource.
@@ -203,7 +205,8 @@ fn parse_kind(line: &str) -> Resource {
             ("status", _) => resource.status = true,
             ("scale", _) => {
                 let selector = Some(".spec.selector".to_owned());
-                resource.scale = Some(ScalePaths { spec: ".spec.replicas".into(), status: ".status.replicas".into(), selector });
+                resource.scale =
+                    Some(ScalePaths { spec: ".spec.replicas".into(), status: ".status.replicas".into(), selector });
             }
             ("generation", _) => resource.generation = true,
             ("create", _) => resource.create_only = true,

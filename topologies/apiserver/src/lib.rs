@@ -123,8 +123,13 @@ pub async fn start(options: &Options) -> anyhow::Result<Running> {
         serve::spawn(listener, tls.clone(), server.clone(), &shutdown);
     }
     let port = addresses.first().map_or(443, SocketAddr::port);
-    Controllers { api: api.clone(), advertise: options.advertise_address.clone(), port, node_grace_s: options.node_monitor_grace_period }
-        .spawn(&options.disable_controller, &shutdown)?;
+    Controllers {
+        api: api.clone(),
+        advertise: options.advertise_address.clone(),
+        port,
+        node_grace_s: options.node_monitor_grace_period,
+    }
+    .spawn(&options.disable_controller, &shutdown)?;
     if let Some(file) = &options.ready_file {
         let lines: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         std::fs::write(file, lines.join("\n") + "\n").with_context(|| format!("writing {}", file.display()))?;

@@ -106,7 +106,13 @@ fn message(schema: &Schema, bytes: &[u8], depth: usize) -> Option<Value> {
 }
 
 /// Fields of a message, and of messages that are embedded without a name.
-fn fill(schema: &Schema, bytes: &[u8], prefix: &mut Vec<u32>, fields: &mut Map<String, Value>, depth: usize) -> Option<()> {
+fn fill(
+    schema: &Schema,
+    bytes: &[u8],
+    prefix: &mut Vec<u32>,
+    fields: &mut Map<String, Value>,
+    depth: usize,
+) -> Option<()> {
     let Shape::Struct(owner) = &schema.resolve().shape else { return Some(()) };
     if depth > MAX_DEPTH {
         return None;
@@ -236,7 +242,8 @@ mod tests {
         ]
         .concat();
         let body = [MAGIC.to_vec(), bytes(1, &meta), bytes(2, &object)].concat();
-        let expected = json!({"metadata": {"name": "a"}, "data": {"key": "value"}, "apiVersion": "v1", "kind": "ConfigMap"});
+        let expected =
+            json!({"metadata": {"name": "a"}, "data": {"key": "value"}, "apiVersion": "v1", "kind": "ConfigMap"});
         assert_eq!(decode(&body, None), Some(expected));
     }
 

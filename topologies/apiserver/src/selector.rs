@@ -203,7 +203,9 @@ impl FieldSelector {
             } else if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
                 (key, true, value)
             } else {
-                return Err(format!("invalid field selector: '{part}'; can't understand it: expected key=value or key!=value"));
+                return Err(format!(
+                    "invalid field selector: '{part}'; can't understand it: expected key=value or key!=value"
+                ));
             };
             let group = key.split('.').next().unwrap_or_default();
             if !SELECTABLE.contains(&key) && !matches!(group, "involvedObject" | "regarding") {
@@ -280,7 +282,8 @@ mod tests {
         let of = |value| LabelSelector::from_object(&value);
         assert!(of(Value::Null).is_none());
         assert!(of(serde_json::json!({})).is_some_and(|s| s.matches(&web)));
-        let expression = serde_json::json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]});
+        let expression =
+            serde_json::json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]});
         assert!(of(expression).is_some_and(|s| !s.matches(&web)));
     }
 

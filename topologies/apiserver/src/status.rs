@@ -44,12 +44,14 @@ impl ApiError {
     }
 
     pub fn already_exists(resource: &Resource, name: &str) -> Self {
-        Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", resource.group_resource())).about(resource, name)
+        Self::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", resource.group_resource()))
+            .about(resource, name)
     }
 
     pub fn conflict(resource: &Resource, name: &str, why: &str) -> Self {
         let what = resource.group_resource();
-        Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {what} \"{name}\": {why}")).about(resource, name)
+        Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {what} \"{name}\": {why}"))
+            .about(resource, name)
     }
 
     pub fn stale(resource: &Resource, name: &str) -> Self {
@@ -67,7 +69,9 @@ impl ApiError {
     }
 
     pub fn unsupported_media_type(found: &str, accepted: &str) -> Self {
-        let message = format!("the body of the request was in an unknown format - accepted media types include: {accepted} (got \"{found}\")");
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {accepted} (got \"{found}\")"
+        );
         Self::new(415, "UnsupportedMediaType", message)
     }
 
@@ -84,7 +88,11 @@ impl ApiError {
         };
         let causes: Vec<Value> =
             errors.iter().map(|e| json!({"reason": e.reason(), "message": e.message(), "field": e.path})).collect();
-        let kind = if resource.group.is_empty() { resource.kind.clone() } else { format!("{}.{}", resource.kind, resource.group) };
+        let kind = if resource.group.is_empty() {
+            resource.kind.clone()
+        } else {
+            format!("{}.{}", resource.kind, resource.group)
+        };
         let mut error = Self::new(422, "Invalid", format!("{kind} \"{name}\" is invalid: {list}"));
         error.details = Some(json!({"name": name, "group": resource.group, "kind": resource.kind, "causes": causes}));
         error

@@ -264,9 +264,9 @@ impl Draft {
         if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("resourceVersion".into(), REVISION_MARK.into());
         }
-        let labels = value["metadata"]["labels"].as_object().map(|labels| {
-            labels.iter().map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect()
-        });
+        let labels = value["metadata"]["labels"]
+            .as_object()
+            .map(|labels| labels.iter().map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect());
         let text = serde_json::to_string(value).expect("a JSON tree always serialises");
         let at = text.find(REVISION_MARK_JSON).unwrap_or(text.len());
         let tail = text.get(at + REVISION_MARK_JSON.len()..).unwrap_or_default().as_bytes().to_vec();

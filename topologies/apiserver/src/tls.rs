@@ -32,7 +32,9 @@ pub fn server_config(cert: &Path, key: &Path, client_ca: &Path) -> anyhow::Resul
         .map_err(|e| anyhow!("{e}"))
         .with_context(|| format!("reading the client authority {}", client_ca.display()))?;
     for authority in authorities {
-        roots.add(authority).with_context(|| format!("a certificate in {} is not an authority", client_ca.display()))?;
+        roots
+            .add(authority)
+            .with_context(|| format!("a certificate in {} is not an authority", client_ca.display()))?;
     }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()

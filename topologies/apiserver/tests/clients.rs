@@ -10,14 +10,16 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::api::{
-    Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy, WatchEvent, WatchParams,
+    Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+    WatchEvent, WatchParams,
 };
 use kube::runtime::watcher;
 use kube::{Error, ResourceExt as _};
 use serde_json::{Value, json};
 
 fn config_map(name: &str, value: &str) -> ConfigMap {
-    serde_json::from_value(json!({"metadata": {"name": name, "labels": {"v": value}}, "data": {"v": value}})).expect("a config map")
+    serde_json::from_value(json!({"metadata": {"name": name, "labels": {"v": value}}, "data": {"v": value}}))
+        .expect("a config map")
 }
 
 fn endpoints(slice: &EndpointSlice) -> &[Endpoint] {
@@ -46,12 +48,18 @@ async fn versions_decide_conflicts() {
     assert_eq!(code(&stale), (409, "Conflict".into()));
     let same = api.replace("a", &PostParams::default(), &newer).await.expect("nothing changes");
     assert_eq!(same.resource_version(), newer.resource_version(), "a write that changes nothing is none");
-    let generated = ConfigMap { metadata: ObjectMeta { generate_name: Some("g-".into()), ..ObjectMeta::default() }, ..ConfigMap::default() };
+    let generated = ConfigMap {
+        metadata: ObjectMeta { generate_name: Some("g-".into()), ..ObjectMeta::default() },
+        ..ConfigMap::default()
+    };
     let generated = api.create(&PostParams::default(), &generated).await.expect("a name is drawn");
     assert!(generated.name_any().starts_with("g-") && generated.name_any().len() == 7);
     let missing = api.get("none").await.expect_err("missing");
     assert_eq!(code(&missing), (404, "NotFound".into()));
-    let wrong = DeleteParams { preconditions: Some(Preconditions { uid: Some("other".into()), resource_version: None }), ..DeleteParams::default() };
+    let wrong = DeleteParams {
+        preconditions: Some(Preconditions { uid: Some("other".into()), resource_version: None }),
+        ..DeleteParams::default()
+    };
     assert_eq!(code(&api.delete("a", &wrong).await.expect_err("another uid")).0, 409);
 }
 
@@ -68,7 +76,10 @@ async fn watches_follow_selectors_and_expire() {
     let relabel = Patch::Merge(json!({"metadata": {"labels": {"v": "2"}}}));
     api.patch("a", &PatchParams::default(), &relabel).await.expect("a patch");
     let left = events.try_next().await.expect("a stream").expect("an event");
-    assert!(matches!(left, WatchEvent::Deleted(_)), "an object that no longer matches is gone for this watch: {left:?}");
+    assert!(
+        matches!(left, WatchEvent::Deleted(_)),
+        "an object that no longer matches is gone for this watch: {left:?}"
+    );
     for i in 0..60 {
         api.create(&PostParams::default(), &config_map(&format!("x{i}"), "9")).await.expect("new");
     }
@@ -117,9 +128,11 @@ async fn lists_come_in_pages_and_streams() {
 async fn server_side_apply_knows_owners() {
     let lab = Lab::start().await;
     let api: Api<ConfigMap> = lab.api();
-    let config = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}});
+    let config =
+        |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}});
     api.patch("a", &PatchParams::apply("one"), &Patch::Apply(config("1"))).await.expect("applied");
-    let refused = api.patch("a", &PatchParams::apply("two"), &Patch::Apply(config("2"))).await.expect_err("owned by one");
+    let refused =
+        api.patch("a", &PatchParams::apply("two"), &Patch::Apply(config("2"))).await.expect_err("owned by one");
     assert_eq!(code(&refused), (409, "Conflict".into()));
     assert!(refused.to_string().contains("conflict with \"one\": .data.k"), "{refused}");
     let forced = api.patch("a", &PatchParams::apply("two").force(), &Patch::Apply(config("2"))).await.expect("forced");
@@ -160,9 +173,11 @@ async fn pods_end_gracefully_and_finalizers_hold() {
 async fn owners_take_their_dependents_along() {
     let lab = Lab::start().await;
     let maps: Api<ConfigMap> = lab.api();
-    for (owner, policy, survives) in
-        [("bg", PropagationPolicy::Background, false), ("fg", PropagationPolicy::Foreground, false), ("or", PropagationPolicy::Orphan, true)]
-    {
+    for (owner, policy, survives) in [
+        ("bg", PropagationPolicy::Background, false),
+        ("fg", PropagationPolicy::Foreground, false),
+        ("or", PropagationPolicy::Orphan, true),
+    ] {
         let made = maps.create(&PostParams::default(), &config_map(owner, "1")).await.expect("new");
         let child = format!("{owner}-child");
         let mut owned = config_map(&child, "1");
@@ -172,12 +187,18 @@ async fn owners_take_their_dependents_along() {
         maps.create(&PostParams::default(), &owned).await.expect("new");
         let params = DeleteParams { propagation_policy: Some(policy), ..DeleteParams::default() };
         maps.delete(owner, &params).await.expect("deleted");
-        eventually("the owner goes", || async { maps.get_opt(owner).await.expect("an answer").is_none().then_some(()) }).await;
+        eventually("the owner goes", || async {
+            maps.get_opt(owner).await.expect("an answer").is_none().then_some(())
+        })
+        .await;
         if survives {
             let orphan = maps.get(&child).await.expect("orphaned");
             assert_eq!(orphan.metadata.owner_references.unwrap_or_default().len(), 0);
         } else {
-            eventually("the dependent goes", || async { maps.get_opt(&child).await.expect("an answer").is_none().then_some(()) }).await;
+            eventually("the dependent goes", || async {
+                maps.get_opt(&child).await.expect("an answer").is_none().then_some(())
+            })
+            .await;
         }
     }
 }
@@ -193,9 +214,13 @@ async fn services_get_addresses_of_both_families() {
         }
         serde_json::from_value(all).expect("a service")
     };
-    let made = services.create(&PostParams::default(), &service("one", json!({}))).await.expect("new").spec.expect("a spec");
+    let made =
+        services.create(&PostParams::default(), &service("one", json!({}))).await.expect("new").spec.expect("a spec");
     assert_eq!(made.ip_families, Some(vec!["IPv4".into()]));
-    assert_eq!((made.session_affinity.as_deref(), made.internal_traffic_policy.as_deref()), (Some("None"), Some("Cluster")));
+    assert_eq!(
+        (made.session_affinity.as_deref(), made.internal_traffic_policy.as_deref()),
+        (Some("None"), Some("Cluster"))
+    );
     let port = serde_json::to_value(&made.ports.expect("ports")[0]).expect("a port");
     assert_eq!(port, json!({"port": 80, "targetPort": 80, "protocol": "TCP"}));
     let dual = json!({"type": "LoadBalancer", "ipFamilyPolicy": "RequireDualStack", "externalTrafficPolicy": "Local"});
@@ -204,14 +229,20 @@ async fn services_get_addresses_of_both_families() {
     assert!(ips[0].starts_with("10.96.") && ips[1].starts_with("fd00:96::"), "{ips:?}");
     assert!(made.ports.expect("ports")[0].node_port.is_some_and(|p| p >= 30000));
     assert!(made.health_check_node_port.is_some_and(|p| p >= 30000));
-    let taken = services.create(&PostParams::default(), &service("three", json!({"clusterIP": ips[0]}))).await.expect_err("in use");
+    let taken = services
+        .create(&PostParams::default(), &service("three", json!({"clusterIP": ips[0]})))
+        .await
+        .expect_err("in use");
     assert!(taken.to_string().contains("provided IP is already allocated"), "{taken}");
     services.delete("two", &DeleteParams::default()).await.expect("deleted");
     services.create(&PostParams::default(), &service("three", json!({"clusterIP": ips[0]}))).await.expect("free again");
     let patch = Patch::Merge(json!({"spec": {"ipFamilyPolicy": "PreferDualStack"}}));
-    let grown = services.patch("one", &PatchParams::default(), &patch).await.expect("a second family").spec.expect("a spec");
+    let grown =
+        services.patch("one", &PatchParams::default(), &patch).await.expect("a second family").spec.expect("a spec");
     assert_eq!(grown.cluster_ips.map(|ips| ips.len()), Some(2));
-    let kubernetes = eventually("the kubernetes service", || async { services.get_opt("kubernetes").await.expect("an answer") }).await;
+    let kubernetes =
+        eventually("the kubernetes service", || async { services.get_opt("kubernetes").await.expect("an answer") })
+            .await;
     assert_eq!(kubernetes.spec.and_then(|s| s.cluster_ip).as_deref(), Some("10.96.0.1"));
 }
 
@@ -228,7 +259,8 @@ async fn deployments_become_ready_endpoints() {
         "spec": {"containers": [{"name": "c", "image": "i", "ports": [{"name": "http", "containerPort": 8080}]}]}}}}));
     deployments.create(&PostParams::default(), &deployment.expect("a deployment")).await.expect("new");
     let services: Api<Service> = lab.api();
-    let service = serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": {"ipFamilyPolicy": "RequireDualStack",
+    let service =
+        serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": {"ipFamilyPolicy": "RequireDualStack",
         "selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}}));
     services.create(&PostParams::default(), &service.expect("a service")).await.expect("new");
     let slices: Api<EndpointSlice> = lab.api();
@@ -259,7 +291,9 @@ async fn deployments_become_ready_endpoints() {
     pods.patch_status(&victim, &PatchParams::default(), &Patch::Strategic(unready)).await.expect("a status");
     eventually("the endpoint is withdrawn", || async {
         let list = slices.list(&params).await.expect("a list").items;
-        let ready = |s: &EndpointSlice| endpoints(s).iter().filter(|e| e.conditions.as_ref().and_then(|c| c.ready) == Some(true)).count();
+        let ready = |s: &EndpointSlice| {
+            endpoints(s).iter().filter(|e| e.conditions.as_ref().and_then(|c| c.ready) == Some(true)).count()
+        };
         list.iter().all(|s| ready(s) == 2).then_some(())
     })
     .await;
@@ -307,8 +341,13 @@ async fn a_namespace_goes_with_all_it_holds() {
     .await;
     let refused = maps.create(&PostParams::default(), &config_map("b", "1")).await.expect_err("ending");
     assert_eq!(code(&refused), (403, "Forbidden".into()));
-    maps.patch("a", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}}))).await.expect("released");
-    eventually("the namespace goes", || async { namespaces.get_opt("tmp").await.expect("an answer").is_none().then_some(()) }).await;
+    maps.patch("a", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}})))
+        .await
+        .expect("released");
+    eventually("the namespace goes", || async {
+        namespaces.get_opt("tmp").await.expect("an answer").is_none().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -317,4 +356,37 @@ async fn strangers_are_refused() {
     let maps: Api<ConfigMap> = Api::namespaced(lab.stranger().await, "default");
     let refused = maps.list(&ListParams::default()).await.expect_err("no certificate");
     assert_eq!(code(&refused), (401, "Unauthorized".into()));
+}
+
+/// A thousand Services with their slices and endpoints are a matter of seconds; the bound is wide for a busy machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_services() {
+    let lab = Lab::with(&["--disable-controller=node,scheduler"]).await;
+    let pods: Api<Pod> = lab.api();
+    pods.create(&PostParams::default(), &pod("a")).await.expect("new");
+    let status = json!({"status": {"phase": "Running", "podIP": "10.1.1.1", "podIPs": [{"ip": "10.1.1.1"}, {"ip": "fd00:1:1::1"}],
+        "conditions": [{"type": "Ready", "status": "True"}]}});
+    pods.patch_status("a", &PatchParams::default(), &Patch::Merge(status)).await.expect("a status");
+    let services: Api<Service> = lab.api();
+    let slices: Api<EndpointSlice> = lab.api();
+    let since = std::time::Instant::now();
+    let creations = futures::stream::iter(0..1000).map(|i| {
+        let services = services.clone();
+        async move {
+            let service = serde_json::from_value(json!({"metadata": {"name": format!("s{i}")}, "spec": {
+                "ipFamilyPolicy": "RequireDualStack", "selector": {"app": "a"}, "ports": [{"port": 80}]}}));
+            services.create(&PostParams::default(), &service.expect("a service")).await
+        }
+    });
+    creations.buffer_unordered(32).try_collect::<Vec<_>>().await.expect("all are new");
+    let created = since.elapsed();
+    eventually("two slices for each", || async {
+        let list =
+            slices.list(&ListParams::default().labels("kubernetes.io/service-name!=kubernetes")).await.expect("a list");
+        let filled = list.items.iter().filter(|s| endpoints(s).len() == 1).count();
+        (filled == 2000).then_some(())
+    })
+    .await;
+    println!("1000 services in {created:?}, 2000 slices after {:?}", since.elapsed());
+    assert!(since.elapsed() < std::time::Duration::from_secs(20), "took {:?}", since.elapsed());
 }

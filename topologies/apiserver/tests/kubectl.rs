@@ -39,7 +39,8 @@ impl Output {
 
 impl<'a> Kubectl<'a> {
     fn new(lab: &'a Lab) -> Self {
-        let found = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|p| p.join("kubectl").exists()));
+        let found = std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|p| p.join("kubectl").exists()));
         assert!(found, "kubectl is not in PATH: install it (Debian package kubernetes-client, or a release binary)");
         Self { lab }
     }
@@ -68,7 +69,10 @@ impl<'a> Kubectl<'a> {
         let input = if input.starts_with('{') { format!("---\n{input}") } else { input.to_owned() };
         stdin.write_all(input.as_bytes()).await.expect("kubectl reads");
         drop(stdin);
-        let output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await.expect("in time").expect("an end");
+        let output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output())
+            .await
+            .expect("in time")
+            .expect("an end");
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         Output { ok: output.status.success(), text }
     }
@@ -108,9 +112,21 @@ async fn workloads() {
     kubectl.run("rollout status deployment/web --timeout=30s").await.ok().has("successfully rolled out");
     kubectl.run("wait --for=condition=Available deployment/web --timeout=30s").await.ok().has("condition met");
     kubectl.with_input("apply -f -", WEB).await.ok().has("deployment.apps/web unchanged").has("service/web unchanged");
-    kubectl.run("get deployments,replicasets,pods,services,endpointslices -o wide").await.ok().has("2/2").has("Running").has("app=web").has("80:3");
+    kubectl
+        .run("get deployments,replicasets,pods,services,endpointslices -o wide")
+        .await
+        .ok()
+        .has("2/2")
+        .has("Running")
+        .has("app=web")
+        .has("80:3");
     kubectl.run("get all").await.ok().has("replicaset.apps/web-");
-    kubectl.run("describe deployment web").await.ok().has("ScalingReplicaSet").has("2 desired | 2 updated | 2 total | 2 available");
+    kubectl
+        .run("describe deployment web")
+        .await
+        .ok()
+        .has("ScalingReplicaSet")
+        .has("2 desired | 2 updated | 2 total | 2 available");
     kubectl.run("describe service web").await.ok().has("Endpoints:").has(":80");
     kubectl.run("describe node n1").await.ok().has("Taints:").has("Non-terminated Pods");
     // Scaling and rolling.
@@ -124,7 +140,11 @@ async fn workloads() {
     kubectl.run("get deployment web -o jsonpath={.spec.template.spec.containers[0].image}").await.ok().has("echo:1");
     kubectl.run("rollout restart deployment/web").await.ok().has("restarted");
     kubectl.run("rollout status deployment/web --timeout=30s").await.ok();
-    kubectl.run("get pods --field-selector=spec.nodeName!=n9,status.phase=Running -l app=web -o name").await.ok().has("pod/web-");
+    kubectl
+        .run("get pods --field-selector=spec.nodeName!=n9,status.phase=Running -l app=web -o name")
+        .await
+        .ok()
+        .has("pod/web-");
     // Nodes and the scheduler.
     kubectl.run("cordon n1").await.ok().has("cordoned");
     kubectl.run("get nodes").await.ok().has("Ready,SchedulingDisabled");
@@ -138,7 +158,8 @@ async fn workloads() {
     kubectl.run("wait --for=condition=Ready pod/stuck --timeout=20s").await.ok();
     kubectl.run("delete pod stuck").await.ok().has("deleted");
     // Logs come from the kubelet's files.
-    let pod = kubectl.run("get pods -l app=web -o jsonpath={.items[0].metadata.name},{.items[0].metadata.uid}").await.text;
+    let pod =
+        kubectl.run("get pods -l app=web -o jsonpath={.items[0].metadata.name},{.items[0].metadata.uid}").await.text;
     let (name, uid) = pod.split_once(',').expect("two words");
     let logs = lab.directory.path().join("logs").join(format!("default_{name}_{uid}"));
     std::fs::create_dir_all(&logs).expect("a directory");
@@ -185,7 +206,12 @@ async fn objects() {
     kubectl.run("patch configmap a --type=json -p [{\"op\":\"remove\",\"path\":\"/data/none\"}]").await.fails();
     let strategic = r#"patch deployment d -p {"spec":{"template":{"spec":{"containers":[{"name":"i","image":"new"},{"name":"b","image":"x"}]}}}}"#;
     kubectl.run(strategic).await.ok();
-    kubectl.run("get deployment d -o jsonpath={.spec.template.spec.containers[*].image}").await.ok().has("new").has("x");
+    kubectl
+        .run("get deployment d -o jsonpath={.spec.template.spec.containers[*].image}")
+        .await
+        .ok()
+        .has("new")
+        .has("x");
     kubectl.run("label configmap a tier=web").await.ok().has("labeled");
     kubectl.run("label configmap a tier=db").await.fails().has("already has a value");
     kubectl.run("annotate configmap a note=x").await.ok();
@@ -204,12 +230,23 @@ async fn objects() {
     let owned = "{apiVersion: v1, kind: ConfigMap, metadata: {name: o}, data: {k: '1'}}";
     let other = owned.replace("'1'", "'2'");
     kubectl.with_input("apply --server-side --field-manager=one -f -", owned).await.ok().has("serverside-applied");
-    kubectl.with_input("apply --server-side --field-manager=two -f -", &other).await.fails().has("conflict with \"one\": .data.k");
+    kubectl
+        .with_input("apply --server-side --field-manager=two -f -", &other)
+        .await
+        .fails()
+        .has("conflict with \"one\": .data.k");
     kubectl.with_input("apply --server-side --field-manager=two --force-conflicts -f -", &other).await.ok();
     kubectl.run("get configmap o -o yaml --show-managed-fields").await.ok().has("manager: two").has("f:data");
     // Apply remembers what it applied and removes the rest.
-    kubectl.with_input("apply -f -", "{apiVersion: v1, kind: ConfigMap, metadata: {name: p}, data: {a: '1', b: '2'}}").await.ok();
-    kubectl.with_input("apply -f -", "{apiVersion: v1, kind: ConfigMap, metadata: {name: p}, data: {a: '1'}}").await.ok().has("configured");
+    kubectl
+        .with_input("apply -f -", "{apiVersion: v1, kind: ConfigMap, metadata: {name: p}, data: {a: '1', b: '2'}}")
+        .await
+        .ok();
+    kubectl
+        .with_input("apply -f -", "{apiVersion: v1, kind: ConfigMap, metadata: {name: p}, data: {a: '1'}}")
+        .await
+        .ok()
+        .has("configured");
     kubectl.run("get configmap p -o jsonpath={.data}").await.ok().has(r#"{"a":"1"}"#);
     let changed = "{apiVersion: v1, kind: ConfigMap, metadata: {name: p}, data: {a: '9'}}";
     kubectl.with_input("diff -f -", changed).await.fails().has("-  a: \"1\"").has("+  a: \"9\"");
@@ -257,7 +294,11 @@ async fn custom_resources() {
     kubectl.with_input("apply -f -", widget).await.ok().has("widget.example.com/a created");
     kubectl.with_input("apply -f -", &widget.replace("size: 4", "size: 5")).await.ok().has("configured");
     kubectl.with_input("apply -f -", &widget.replace("size: 4", "size: 0")).await.fails().has("spec.size");
-    kubectl.with_input("apply -f -", &widget.replace("size: 4", "size: 4, odd: 1")).await.fails().has("unknown field \"spec.odd\"");
+    kubectl
+        .with_input("apply -f -", &widget.replace("size: 4", "size: 4, odd: 1"))
+        .await
+        .fails()
+        .has("unknown field \"spec.odd\"");
     let status = r#"patch widget a --subresource=status --type=merge -p {"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#;
     kubectl.run(status).await.ok();
     kubectl.run("get wd").await.ok().has("NAME").has("SIZE").has("5").has("True");
@@ -276,7 +317,8 @@ async fn watching() {
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     let made = "{apiVersion: v1, kind: ConfigMap, metadata: {name: seen, labels: {w: '1'}}}";
     kubectl.with_input("create -f -", made).await.ok();
-    let line = tokio::time::timeout(Duration::from_secs(10), lines.next_line()).await.expect("in time").expect("a line");
+    let line =
+        tokio::time::timeout(Duration::from_secs(10), lines.next_line()).await.expect("in time").expect("a line");
     assert!(line.as_deref().is_some_and(|l| l.starts_with("seen")), "{line:?}");
     child.kill().await.expect("ends");
 }

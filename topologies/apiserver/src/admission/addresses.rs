@@ -101,7 +101,10 @@ impl Addresses {
         let range = self.range(Family::of(&address)).filter(|net| net.contains(&address));
         let Some(_) = range else {
             let ranges: Vec<String> = self.ranges.iter().map(ToString::to_string).collect();
-            return Err(format!("failed to allocate IP {address}: the provided IP is not in the valid range. The range of valid IPs is {}", ranges.join(",")));
+            return Err(format!(
+                "failed to allocate IP {address}: the provided IP is not in the valid range. The range of valid IPs is {}",
+                ranges.join(",")
+            ));
         };
         if self.used().ips.insert(address) {
             Ok(())
@@ -127,9 +130,17 @@ impl Addresses {
 
     fn take_port(&self, port: u16, protocol: &str) -> Result<(), String> {
         if !NODE_PORTS.contains(&port) {
-            return Err(format!("provided port is not in the valid range. The range of valid ports is {}-{}", NODE_PORTS.start(), NODE_PORTS.end()));
+            return Err(format!(
+                "provided port is not in the valid range. The range of valid ports is {}-{}",
+                NODE_PORTS.start(),
+                NODE_PORTS.end()
+            ));
         }
-        if self.used().ports.insert((port, protocol.to_owned())) { Ok(()) } else { Err("provided port is already allocated".to_owned()) }
+        if self.used().ports.insert((port, protocol.to_owned())) {
+            Ok(())
+        } else {
+            Err("provided port is already allocated".to_owned())
+        }
     }
 
     pub fn release_service(&self, service: &Value) {

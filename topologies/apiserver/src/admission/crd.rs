@@ -22,9 +22,7 @@ fn texts(value: &Value) -> Vec<String> {
 pub(super) fn before_create(definition: &mut Value) -> ApiResult<()> {
     before_update(definition);
     let now = crate::apply::now();
-    let condition = |kind: &str, reason: &str, message: &str| {
-        json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now})
-    };
+    let condition = |kind: &str, reason: &str, message: &str| json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now});
     let stored: Vec<Value> = versions(definition).filter(|v| v["storage"] == true).map(|v| v["name"].clone()).collect();
     definition["status"] = json!({
         "acceptedNames": definition["spec"]["names"],
@@ -79,7 +77,11 @@ pub(super) fn validate(definition: &Value) -> Vec<FieldError> {
     }
     if versions(definition).filter(|v| v["storage"] == true).count() != 1 {
         let shown = spec["versions"].as_array().map_or(0, Vec::len);
-        errors.push(FieldError::invalid("spec.versions", shown, "must have exactly one version marked as storage version"));
+        errors.push(FieldError::invalid(
+            "spec.versions",
+            shown,
+            "must have exactly one version marked as storage version",
+        ));
     }
     for (i, version) in versions(definition).enumerate() {
         let path = format!("spec.versions[{i}].schema");

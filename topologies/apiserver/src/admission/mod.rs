@@ -87,7 +87,9 @@ pub fn validate(api: &Api, resource: &Resource, value: &Value, existing: Option<
     match id(resource) {
         ("", "pods") => errors.extend(pod::validate(value, existing)),
         ("", "services") => errors.extend(service::validate(value, existing)),
-        ("apps", "deployments" | "replicasets" | "daemonsets" | "statefulsets") => errors.extend(workload::validate(value, existing)),
+        ("apps", "deployments" | "replicasets" | "daemonsets" | "statefulsets") => {
+            errors.extend(workload::validate(value, existing));
+        }
         ("apiextensions.k8s.io", "customresourcedefinitions") => errors.extend(crd::validate(value)),
         ("discovery.k8s.io", "endpointslices") => errors.extend(service::validate_slice(value, existing)),
         _ => {}
@@ -97,7 +99,13 @@ pub fn validate(api: &Api, resource: &Resource, value: &Value, existing: Option<
 }
 
 /// Takes what must be unique in the cluster; given back unless the write succeeds.
-pub fn claim<'a>(api: &'a Api, resource: &Resource, value: &mut Value, old: Option<&Value>, dry_run: bool) -> ApiResult<Claim<'a>> {
+pub fn claim<'a>(
+    api: &'a Api,
+    resource: &Resource,
+    value: &mut Value,
+    old: Option<&Value>,
+    dry_run: bool,
+) -> ApiResult<Claim<'a>> {
     match id(resource) {
         ("", "services") => service::claim(api, resource, value, old, dry_run),
         _ => Ok(Claim::nothing(&api.addresses)),
@@ -148,7 +156,9 @@ pub fn grace_period_s(resource: &Resource, value: &Value, requested: Option<i64>
 /// The answer to an access review: everything is allowed.
 pub fn answer(resource: &Resource, mut value: Value, user: &str, groups: &[String]) -> ApiResult<Value> {
     value["status"] = match resource.kind.as_str() {
-        "SelfSubjectAccessReview" | "SubjectAccessReview" => json!({"allowed": true, "reason": "every known client may do everything"}),
+        "SelfSubjectAccessReview" | "SubjectAccessReview" => {
+            json!({"allowed": true, "reason": "every known client may do everything"})
+        }
         "SelfSubjectRulesReview" => json!({
             "incomplete": false,
             "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],

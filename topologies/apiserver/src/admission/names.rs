@@ -19,7 +19,8 @@ fn is_label(text: &str) -> bool {
 }
 
 fn is_subdomain(text: &str) -> bool {
-    text.len() <= MAX_NAME && text.split('.').all(|part| is_label(part) || (part.len() > MAX_LABEL && is_label(&part[..MAX_LABEL])))
+    text.len() <= MAX_NAME
+        && text.split('.').all(|part| is_label(part) || (part.len() > MAX_LABEL && is_label(&part[..MAX_LABEL])))
 }
 
 /// The name of a new object; RBAC names are path segments, services are labels, all others subdomains.

@@ -16,7 +16,9 @@ pub(super) fn default_spec(spec: &mut Value, live: bool) {
     }
     remove_null(spec, &["containers", "initContainers"]);
     if spec["hostNetwork"] == true {
-        for port in spec["containers"].as_array_mut().into_iter().flatten().flat_map(|c| c["ports"].as_array_mut()).flatten() {
+        for port in
+            spec["containers"].as_array_mut().into_iter().flatten().flat_map(|c| c["ports"].as_array_mut()).flatten()
+        {
             if port["hostPort"].is_null() {
                 port["hostPort"] = port["containerPort"].clone();
             }
@@ -39,7 +41,9 @@ pub(super) fn default_spec(spec: &mut Value, live: bool) {
     let tolerations = spec["tolerations"].as_array().cloned().unwrap_or_default();
     let mut all = tolerations;
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let covers = |t: &Value| (t["key"] == key || t["key"].is_null()) && (t["effect"] == "NoExecute" || t["effect"].is_null());
+        let covers = |t: &Value| {
+            (t["key"] == key || t["key"].is_null()) && (t["effect"] == "NoExecute" || t["effect"].is_null())
+        };
         if !all.iter().any(covers) {
             all.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}));
         }
@@ -110,7 +114,8 @@ pub(super) fn validate_spec(spec: &Value, path: &str) -> Vec<FieldError> {
 
 pub(super) fn port_in_range(port: &Value, path: String) -> Option<FieldError> {
     let number = port.as_i64().unwrap_or(0);
-    (!(1..=65535).contains(&number)).then(|| FieldError::invalid(path, port.clone(), "must be between 1 and 65535, inclusive"))
+    (!(1..=65535).contains(&number))
+        .then(|| FieldError::invalid(path, port.clone(), "must be between 1 and 65535, inclusive"))
 }
 
 pub(super) fn validate(pod: &Value, existing: Option<&Value>) -> Vec<FieldError> {
@@ -126,7 +131,9 @@ pub(super) fn validate(pod: &Value, existing: Option<&Value>) -> Vec<FieldError>
                 }
             }
             if let Some(spec) = spec.as_object_mut() {
-                for name in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "ephemeralContainers"] {
+                for name in
+                    ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "ephemeralContainers"]
+                {
                     spec.shift_remove(name);
                 }
                 // Binding sets it once.

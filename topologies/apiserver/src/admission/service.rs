@@ -46,7 +46,9 @@ pub(super) fn before_update(old: &Value, new: &mut Value) {
         }
         return;
     }
-    let absent = |spec: &Value, name: &str| spec[name].as_str().unwrap_or_default().is_empty() && spec[name].as_array().is_none_or(Vec::is_empty);
+    let absent = |spec: &Value, name: &str| {
+        spec[name].as_str().unwrap_or_default().is_empty() && spec[name].as_array().is_none_or(Vec::is_empty)
+    };
     if absent(spec, "clusterIP") && absent(spec, "clusterIPs") && kind(old) != "ExternalName" {
         spec["clusterIP"] = old["clusterIP"].clone();
         spec["clusterIPs"] = old["clusterIPs"].clone();
@@ -58,7 +60,9 @@ pub(super) fn before_update(old: &Value, new: &mut Value) {
     }
     if is_external(spec) && is_external(old) {
         for port in spec["ports"].as_array_mut().into_iter().flatten() {
-            let same = |p: &&Value| p["port"] == port["port"] && (p["protocol"] == port["protocol"] || port["protocol"].is_null());
+            let same = |p: &&Value| {
+                p["port"] == port["port"] && (p["protocol"] == port["protocol"] || port["protocol"].is_null())
+            };
             if port.get("nodePort").is_none()
                 && let Some(before) = old["ports"].as_array().into_iter().flatten().find(same)
                 && before["nodePort"].is_u64()
@@ -129,7 +133,8 @@ fn default_families(api: &Api, spec: &mut Value, existing: Option<&Value>) {
         }
         _ => {}
     }
-    let mut families: Vec<Family> = strings(&spec["ipFamilies"]).iter().filter_map(|name| Family::parse(name)).collect();
+    let mut families: Vec<Family> =
+        strings(&spec["ipFamilies"]).iter().filter_map(|name| Family::parse(name)).collect();
     for (i, ip) in ips.iter().filter_map(|ip| ip.parse::<IpAddr>().ok()).enumerate() {
         if families.len() <= i {
             families.push(Family::of(&ip));
@@ -182,7 +187,10 @@ pub(super) fn validate(service: &Value, existing: Option<&Value>) -> Vec<FieldEr
             errors.push(FieldError::required(format!("{path}.name"), ""));
         }
         if !name.is_empty() && ports[..i].iter().any(|other| other["name"] == name) {
-            errors.push(FieldError { path: format!("{path}.name"), problem: crate::schema::check::Problem::Duplicate(name.into()) });
+            errors.push(FieldError {
+                path: format!("{path}.name"),
+                problem: crate::schema::check::Problem::Duplicate(name.into()),
+            });
         }
     }
     if let Some(old) = existing.map(|old| &old["spec"])
@@ -195,16 +203,26 @@ pub(super) fn validate(service: &Value, existing: Option<&Value>) -> Vec<FieldEr
         errors.push(FieldError::invalid("spec.clusterIPs[0]", json!(found), "may not change once set"));
     }
     if spec["ipFamilyPolicy"] == "RequireDualStack" && strings(&spec["ipFamilies"]).len() < 2 {
-        errors.push(FieldError::invalid("spec.ipFamilyPolicy", "RequireDualStack", "this cluster is not configured for dual-stack services"));
+        errors.push(FieldError::invalid(
+            "spec.ipFamilyPolicy",
+            "RequireDualStack",
+            "this cluster is not configured for dual-stack services",
+        ));
     }
     errors
 }
 
-pub(super) fn claim<'a>(api: &'a Api, resource: &Resource, value: &mut Value, old: Option<&Value>, dry_run: bool) -> ApiResult<Claim<'a>> {
+pub(super) fn claim<'a>(
+    api: &'a Api,
+    resource: &Resource,
+    value: &mut Value,
+    old: Option<&Value>,
+    dry_run: bool,
+) -> ApiResult<Claim<'a>> {
     let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let mut claim = Claim::nothing(&api.addresses);
     let (had_ips, had_ports) = old.map(|old| (ips_of(old), ports_of(old))).unwrap_or_default();
-    let refuse = |error: FieldError| ApiError::invalid(resource, &name, &[error]);
+    let refuse = |error: Box<FieldError>| ApiError::invalid(resource, &name, &[*error]);
     if kind(&value["spec"]) != "ExternalName" && !is_headless(&value["spec"]) {
         claim_ips(&mut claim, &mut value["spec"], &had_ips).map_err(refuse)?;
     }
@@ -219,19 +237,21 @@ pub(super) fn claim<'a>(api: &'a Api, resource: &Resource, value: &mut Value, ol
     Ok(claim)
 }
 
-fn claim_ips(claim: &mut Claim<'_>, spec: &mut Value, had: &[IpAddr]) -> Result<(), FieldError> {
+fn claim_ips(claim: &mut Claim<'_>, spec: &mut Value, had: &[IpAddr]) -> Result<(), Box<FieldError>> {
     let families: Vec<Family> = strings(&spec["ipFamilies"]).iter().filter_map(|name| Family::parse(name)).collect();
     let mut ips = strings(&spec["clusterIPs"]);
     for (i, text) in ips.iter().enumerate() {
         let path = format!("spec.clusterIPs[{i}]");
-        let ip: IpAddr =
-            text.parse().map_err(|_| FieldError::invalid(&path, text.as_str(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"))?;
+        let ip: IpAddr = text.parse().map_err(|_| {
+            FieldError::invalid(&path, text.as_str(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
+        })?;
         if !had.contains(&ip) {
-            claim.ip(ip).map_err(|why| FieldError::invalid("spec.clusterIPs", json!([text]), why))?;
+            claim.ip(ip).map_err(|why| Box::new(FieldError::invalid("spec.clusterIPs", json!([text]), why)))?;
         }
     }
     for family in families.into_iter().skip(ips.len()) {
-        let ip = claim.free_ip(family).map_err(|why| FieldError::invalid("spec.clusterIPs", Value::Null, why))?;
+        let ip =
+            claim.free_ip(family).map_err(|why| Box::new(FieldError::invalid("spec.clusterIPs", Value::Null, why)))?;
         ips.push(ip.to_string());
     }
     if let Some(first) = ips.first() {
@@ -241,32 +261,39 @@ fn claim_ips(claim: &mut Claim<'_>, spec: &mut Value, had: &[IpAddr]) -> Result<
     Ok(())
 }
 
-fn claim_ports(claim: &mut Claim<'_>, spec: &mut Value, had: &[(u16, String)]) -> Result<(), FieldError> {
-    let wants = kind(spec) == "NodePort" || (kind(spec) == "LoadBalancer" && spec["allocateLoadBalancerNodePorts"] != false);
+fn claim_ports(claim: &mut Claim<'_>, spec: &mut Value, had: &[(u16, String)]) -> Result<(), Box<FieldError>> {
+    let wants =
+        kind(spec) == "NodePort" || (kind(spec) == "LoadBalancer" && spec["allocateLoadBalancerNodePorts"] != false);
     let number = |value: &Value| value.as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(0);
     for (i, port) in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
         let path = format!("spec.ports[{i}].nodePort");
         let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
         match number(&port["nodePort"]) {
             0 if wants => {
-                let free = claim.free_port(&protocol).map_err(|why| FieldError::invalid(&path, 0, why))?;
+                let free = claim.free_port(&protocol).map_err(|why| Box::new(FieldError::invalid(&path, 0, why)))?;
                 port["nodePort"] = free.into();
             }
             0 => {
                 port.as_object_mut().and_then(|p| p.shift_remove("nodePort"));
             }
             given if had.contains(&(given, protocol.clone())) => {}
-            given => claim.port(given, &protocol).map_err(|why| FieldError::invalid(&path, given, why))?,
+            given => claim.port(given, &protocol).map_err(|why| Box::new(FieldError::invalid(&path, given, why)))?,
         }
     }
     if kind(spec) == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local" {
         match number(&spec["healthCheckNodePort"]) {
             0 => {
-                let free = claim.free_port("TCP").map_err(|why| FieldError::invalid("spec.healthCheckNodePort", 0, why))?;
+                let free = claim
+                    .free_port("TCP")
+                    .map_err(|why| Box::new(FieldError::invalid("spec.healthCheckNodePort", 0, why)))?;
                 spec["healthCheckNodePort"] = free.into();
             }
             given if had.contains(&(given, "TCP".to_owned())) => {}
-            given => claim.port(given, "TCP").map_err(|why| FieldError::invalid("spec.healthCheckNodePort", given, why))?,
+            given => {
+                claim
+                    .port(given, "TCP")
+                    .map_err(|why| Box::new(FieldError::invalid("spec.healthCheckNodePort", given, why)))?;
+            }
         }
     }
     Ok(())
@@ -280,7 +307,11 @@ pub(super) fn validate_slice(slice: &Value, existing: Option<&Value>) -> Vec<Fie
     }
     let endpoints = slice["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
     if endpoints.len() > MAX_ENDPOINTS {
-        errors.push(FieldError::invalid("endpoints", endpoints.len(), format!("must have at most {MAX_ENDPOINTS} items")));
+        errors.push(FieldError::invalid(
+            "endpoints",
+            endpoints.len(),
+            format!("must have at most {MAX_ENDPOINTS} items"),
+        ));
     }
     for (i, endpoint) in endpoints.iter().enumerate() {
         for (n, address) in strings(&endpoint["addresses"]).iter().enumerate() {

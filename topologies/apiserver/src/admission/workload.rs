@@ -46,10 +46,18 @@ pub(super) fn validate(value: &Value, existing: Option<&Value>) -> Vec<FieldErro
             let own: Labels = serde_json::from_value(labels.clone()).unwrap_or_default();
             if !parsed.matches(&own) {
                 let shown = if labels.is_null() { json!({}) } else { labels.clone() };
-                errors.push(FieldError::invalid("spec.template.metadata.labels", shown, "`selector` does not match template `labels`"));
+                errors.push(FieldError::invalid(
+                    "spec.template.metadata.labels",
+                    shown,
+                    "`selector` does not match template `labels`",
+                ));
             }
         }
-        Some(_) => errors.push(FieldError::invalid("spec.selector", selector.clone(), "empty selector is invalid for deployment")),
+        Some(_) => errors.push(FieldError::invalid(
+            "spec.selector",
+            selector.clone(),
+            "empty selector is invalid for deployment",
+        )),
         None => errors.push(FieldError::required("spec.selector", "")),
     }
     if let Some(old) = existing

@@ -58,7 +58,6 @@ impl FieldSet {
         !self.member && self.children.values().all(Self::is_empty)
     }
 
-
     fn insert(&mut self, name: String, child: Self) {
         if !child.is_empty() {
             self.children.insert(name, child);
@@ -244,9 +243,9 @@ static ANY: Schema =
 
 pub(super) fn parts<'s, 'v>(schema: &'s Schema, value: &'v Value) -> Parts<'s, 'v> {
     match value {
-        Value::Object(fields) if !schema.is_atomic() => {
-            Parts::Fields(fields.iter().map(|(name, v)| (name.as_str(), schema.field(name).unwrap_or(&ANY), v)).collect())
-        }
+        Value::Object(fields) if !schema.is_atomic() => Parts::Fields(
+            fields.iter().map(|(name, v)| (name.as_str(), schema.field(name).unwrap_or(&ANY), v)).collect(),
+        ),
         Value::Array(items) => {
             let item = schema.item().unwrap_or(&ANY);
             match schema.list_kind() {

@@ -120,13 +120,20 @@ pub fn record_update(schema: &Schema, old: Option<&Value>, new: &mut Value, writ
 }
 
 /// Merges `config` into `live`. The error lists each conflict with its owner.
-pub fn apply(schema: &Schema, live: Option<&Value>, config: &Value, writer: &Writer<'_>, force: bool) -> Result<Value, ApiError> {
+pub fn apply(
+    schema: &Schema,
+    live: Option<&Value>,
+    config: &Value,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Value, ApiError> {
     let empty = json!({"apiVersion": config["apiVersion"], "kind": config["kind"], "metadata": config["metadata"]});
     let before = live.unwrap_or(&empty);
     let mut managers = live.map(read).unwrap_or_default();
     let wanted = FieldSet::of(schema, config);
     let own_before = find(&mut managers, writer, "Apply").set.clone();
-    let is_own = |m: &Manager| m.name == writer.manager && m.operation == "Apply" && m.subresource == writer.subresource;
+    let is_own =
+        |m: &Manager| m.name == writer.manager && m.operation == "Apply" && m.subresource == writer.subresource;
 
     let differs = if live.is_some() { FieldSet::differing(schema, before, config) } else { FieldSet::default() };
     let mut conflicts = Vec::new();
@@ -139,7 +146,8 @@ pub fn apply(schema: &Schema, live: Option<&Value>, config: &Value, writer: &Wri
         if force {
             manager.set.subtract(&taken);
         } else {
-            conflicts.extend(taken.paths().into_iter().map(|path| (manager.name.clone(), manager.operation.clone(), path)));
+            conflicts
+                .extend(taken.paths().into_iter().map(|path| (manager.name.clone(), manager.operation.clone(), path)));
         }
     }
     if !conflicts.is_empty() {
@@ -220,8 +228,12 @@ mod tests {
         let live = apply(schema(), None, &config(1, &[("c", "x")]), &by("one"), false).expect("nobody else");
         // The same value is shared, another one is refused.
         let live = apply(schema(), Some(&live), &config(1, &[("c", "x")]), &by("two"), false).expect("same values");
-        let refused = apply(schema(), Some(&live), &config(2, &[("c", "x")]), &by("two"), false).expect_err("a conflict");
-        assert_eq!((refused.code, refused.message.as_str()), (409, "Apply failed with 1 conflict: conflict with \"one\": .spec.replicas"));
+        let refused =
+            apply(schema(), Some(&live), &config(2, &[("c", "x")]), &by("two"), false).expect_err("a conflict");
+        assert_eq!(
+            (refused.code, refused.message.as_str()),
+            (409, "Apply failed with 1 conflict: conflict with \"one\": .spec.replicas")
+        );
         let forced = apply(schema(), Some(&live), &config(2, &[("c", "x")]), &by("two"), true).expect("forced");
         assert_eq!(forced["spec"]["replicas"], 2);
         let taken = apply(schema(), Some(&forced), &config(1, &[("c", "x")]), &by("one"), false);
@@ -245,7 +257,8 @@ mod tests {
         let mut new = live.clone();
         new["spec"]["replicas"] = 5.into();
         record_update(schema(), Some(&live), &mut new, &by("scaler"));
-        let refused = apply(schema(), Some(&new), &config(1, &[("c", "x")]), &by("one"), false).expect_err("scaler owns it");
+        let refused =
+            apply(schema(), Some(&new), &config(1, &[("c", "x")]), &by("one"), false).expect_err("scaler owns it");
         assert!(refused.message.contains("scaler"), "{}", refused.message);
         let fields = new["metadata"]["managedFields"].as_array().map(Vec::len);
         assert_eq!(fields, Some(2));

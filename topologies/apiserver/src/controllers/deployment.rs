@@ -90,7 +90,9 @@ fn template_hash(template: &Value, collisions: i64) -> String {
     const LETTERS: &[u8; 16] = b"bcdfghjklmnpqrst";
     // FNV-1a, 64 bits
     let text = format!("{template}{collisions}");
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     (0..10).map(|i| char::from(LETTERS[usize::from((hash >> (i * 4)).to_le_bytes()[0] & 0xf)])).collect()
 }
 
@@ -185,11 +187,21 @@ impl Controller {
                 }
             }
         };
-        if rollout.recreate { self.recreate(deployment, &rollout, &current, &old)? } else { self.roll(deployment, &rollout, &current, &old)? }
+        if rollout.recreate {
+            self.recreate(deployment, &rollout, &current, &old)?;
+        } else {
+            self.roll(deployment, &rollout, &current, &old)?;
+        }
         self.forget_history(deployment, &rollout, &old, &current)
     }
 
-    fn recreate(&self, deployment: &Value, rollout: &Rollout, current: &ReplicaSet, old: &[Arc<ReplicaSet>]) -> ApiResult<()> {
+    fn recreate(
+        &self,
+        deployment: &Value,
+        rollout: &Rollout,
+        current: &ReplicaSet,
+        old: &[Arc<ReplicaSet>],
+    ) -> ApiResult<()> {
         for set in old.iter().filter(|s| s.spec.replicas > 0) {
             self.scale(deployment, set, 0)?;
         }
@@ -199,7 +211,13 @@ impl Controller {
         Ok(())
     }
 
-    fn roll(&self, deployment: &Value, rollout: &Rollout, current: &ReplicaSet, old: &[Arc<ReplicaSet>]) -> ApiResult<()> {
+    fn roll(
+        &self,
+        deployment: &Value,
+        rollout: &Rollout,
+        current: &ReplicaSet,
+        old: &[Arc<ReplicaSet>],
+    ) -> ApiResult<()> {
         let old_total: i64 = old.iter().map(|s| s.spec.replicas).sum();
         let room = rollout.replicas + rollout.max_surge - old_total - current.spec.replicas;
         let wanted = if current.spec.replicas > rollout.replicas {
@@ -221,7 +239,8 @@ impl Controller {
             *left -= broken;
             may_go -= broken;
         }
-        let available: i64 = old.iter().map(|s| s.status.available_replicas).sum::<i64>() + current.status.available_replicas;
+        let available: i64 =
+            old.iter().map(|s| s.status.available_replicas).sum::<i64>() + current.status.available_replicas;
         let mut spare = (available - least).min(may_go.max(0));
         for left in left.iter_mut().filter(|left| **left > 0) {
             let gone = (*left).min(spare.max(0));
@@ -250,7 +269,10 @@ impl Controller {
     }
 
     fn create_set(&self, key: &Key, deployment: &Value, revision: i64, replicas: i64) -> ApiResult<()> {
-        let hash = template_hash(&deployment["spec"]["template"], deployment["status"]["collisionCount"].as_i64().unwrap_or(0));
+        let hash = template_hash(
+            &deployment["spec"]["template"],
+            deployment["status"]["collisionCount"].as_i64().unwrap_or(0),
+        );
         let mut template = deployment["spec"]["template"].clone();
         template["metadata"]["labels"][HASH] = hash.clone().into();
         let mut selector = deployment["spec"]["selector"].clone();
@@ -274,7 +296,11 @@ impl Controller {
     }
 
     fn say(&self, deployment: &Value, message: &str) {
-        record(&self.api, deployment, &Note { component: "deployment-controller", kind: "Normal", reason: "ScalingReplicaSet", message });
+        record(
+            &self.api,
+            deployment,
+            &Note { component: "deployment-controller", kind: "Normal", reason: "ScalingReplicaSet", message },
+        );
     }
 
     fn set_revision(&self, key: &Key, revision: i64) -> ApiResult<()> {
@@ -313,11 +339,20 @@ impl Controller {
             Ok(new)
         })?;
         let word = if replicas > set.spec.replicas { "up" } else { "down" };
-        self.say(deployment, &format!("Scaled {word} replica set {} from {} to {replicas}", key.name, set.spec.replicas));
+        self.say(
+            deployment,
+            &format!("Scaled {word} replica set {} from {} to {replicas}", key.name, set.spec.replicas),
+        );
         Ok(())
     }
 
-    fn forget_history(&self, deployment: &Value, rollout: &Rollout, old: &[Arc<ReplicaSet>], current: &ReplicaSet) -> ApiResult<()> {
+    fn forget_history(
+        &self,
+        deployment: &Value,
+        rollout: &Rollout,
+        old: &[Arc<ReplicaSet>],
+        current: &ReplicaSet,
+    ) -> ApiResult<()> {
         if current.status.available_replicas < rollout.replicas {
             return Ok(());
         }
@@ -404,10 +439,15 @@ fn progressing(status: &mut Value, deployment: &Value, rollout: &Rollout, counts
     let complete = counts.updated == rollout.replicas
         && counts.updated_available >= rollout.replicas
         && counts.total == rollout.replicas;
-    let before = deployment["status"]["conditions"].as_array().and_then(|all| all.iter().find(|c| c["type"] == "Progressing"));
+    let before =
+        deployment["status"]["conditions"].as_array().and_then(|all| all.iter().find(|c| c["type"] == "Progressing"));
     if complete {
         let message = format!("ReplicaSet \"{name}\" has successfully progressed.");
         put_condition(status, "Progressing", "True", "NewReplicaSetAvailable", &message);
+        return;
+    }
+    // Once complete, a rollout stays so: a pod that turns unready later is no new one.
+    if counts.total == counts.updated && before.is_some_and(|c| c["reason"] == "NewReplicaSetAvailable") {
         return;
     }
     let moved = ["updatedReplicas", "readyReplicas", "availableReplicas", "replicas", "observedGeneration"]
@@ -420,16 +460,16 @@ fn progressing(status: &mut Value, deployment: &Value, rollout: &Rollout, counts
     if !moved && (late || stuck) && before.is_some_and(|c| c["reason"] != "NewReplicaSetAvailable") {
         let message = format!("ReplicaSet \"{name}\" has timed out progressing.");
         put_condition(status, "Progressing", "False", "ProgressDeadlineExceeded", &message);
-    } else if moved || before.is_none() {
-        if let Some(conditions) = status["conditions"].as_array_mut() {
-            // Progress renews the time, which the deadline is counted from.
-            let transition = before.filter(|c| c["status"] == "True").map(|c| c["lastTransitionTime"].clone());
-            conditions.retain(|c| c["type"] != "Progressing");
-            let now = crate::apply::now();
-            conditions.push(json!({"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated",
-                "message": format!("ReplicaSet \"{name}\" is progressing."), "lastUpdateTime": now,
-                "lastTransitionTime": transition.unwrap_or_else(|| now.clone().into())}));
-        }
+    } else if (moved || before.is_none())
+        && let Some(conditions) = status["conditions"].as_array_mut()
+    {
+        // Progress renews the time, which the deadline is counted from.
+        let transition = before.filter(|c| c["status"] == "True").map(|c| c["lastTransitionTime"].clone());
+        conditions.retain(|c| c["type"] != "Progressing");
+        let now = crate::apply::now();
+        conditions.push(json!({"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated",
+            "message": format!("ReplicaSet \"{name}\" is progressing."), "lastUpdateTime": now,
+            "lastTransitionTime": transition.unwrap_or_else(|| now.clone().into())}));
     }
 }
 
@@ -442,7 +482,9 @@ mod tests {
         assert_eq!(share(&"25%".into(), 3, true), 1);
         assert_eq!(share(&"25%".into(), 3, false), 0);
         assert_eq!(share(&json!(2), 3, false), 2);
-        let rollout = Rollout::of(&json!({"replicas": 3, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "25%"}}}));
+        let rollout = Rollout::of(
+            &json!({"replicas": 3, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "25%"}}}),
+        );
         assert_eq!((rollout.max_surge, rollout.max_unavailable), (0, 1), "something must be allowed to move");
     }
 
@@ -454,7 +496,10 @@ mod tests {
         assert_eq!(status["conditions"][1]["reason"], "NewReplicaSetAvailable");
         let half = Counts { total: 2, ready: 0, available: 0, updated: 2, updated_available: 0 };
         let status = status_of(&deployment, &half, Some("d-x"));
-        assert_eq!((&status["conditions"][0]["status"], &status["conditions"][1]["status"]), (&"False".into(), &"True".into()));
+        assert_eq!(
+            (&status["conditions"][0]["status"], &status["conditions"][1]["status"]),
+            (&"False".into(), &"True".into())
+        );
         assert_eq!(status["unavailableReplicas"], 2);
     }
 

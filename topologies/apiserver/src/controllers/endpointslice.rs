@@ -78,7 +78,8 @@ impl Controller {
                 continue;
             }
             for pod in [&change.before, &change.now].into_iter().flatten() {
-                let matching = self.services.in_namespace(&change.key.namespace).filter(|(_, s)| selects(s, &pod.metadata.labels));
+                let matching =
+                    self.services.in_namespace(&change.key.namespace).filter(|(_, s)| selects(s, &pod.metadata.labels));
                 self.dirty.extend(matching.map(|(key, _)| key.clone()));
             }
         }
@@ -108,7 +109,8 @@ impl Controller {
 
     fn reconcile(&mut self, key: &Key) -> ApiResult<()> {
         let existing: Vec<Key> = self.by_service.get(key).into_iter().flatten().cloned().collect();
-        let service = self.services.get(key).filter(|s| !s.spec.selector.is_empty() && s.spec.r#type != "ExternalName").cloned();
+        let service =
+            self.services.get(key).filter(|s| !s.spec.selector.is_empty() && s.spec.r#type != "ExternalName").cloned();
         let Some(service) = service.filter(|s| !s.metadata.deleting()) else {
             for slice in existing {
                 self.delete(&slice)?;
@@ -116,8 +118,10 @@ impl Controller {
             self.by_service.remove(key);
             return Ok(());
         };
-        let mut left: Vec<(Key, Value)> =
-            existing.into_iter().filter_map(|k| Some((k.clone(), self.api.store.get(&self.slices.resource.table, &k)?.value()))).collect();
+        let mut left: Vec<(Key, Value)> = existing
+            .into_iter()
+            .filter_map(|k| Some((k.clone(), self.api.store.get(&self.slices.resource.table, &k)?.value())))
+            .collect();
         for family in &service.spec.ip_families {
             let (mine, others) = left.into_iter().partition(|(_, slice)| slice["addressType"] == family.as_str());
             left = others;
@@ -140,7 +144,8 @@ impl Controller {
     /// already holds most of what goes into it.
     fn reconcile_family(&self, service: &Service, family: &str, mut existing: Vec<(Key, Value)>) -> ApiResult<()> {
         let mut groups: Vec<(Value, Vec<Value>)> = Vec::new();
-        let selected = self.pods.in_namespace(&service.metadata.namespace).filter(|(_, p)| selects(service, &p.metadata.labels));
+        let selected =
+            self.pods.in_namespace(&service.metadata.namespace).filter(|(_, p)| selects(service, &p.metadata.labels));
         for (_, pod) in selected {
             if pod.finished() || pod.spec.node_name.is_empty() {
                 continue;
@@ -158,7 +163,10 @@ impl Controller {
         existing.sort_by(|a, b| a.0.cmp(&b.0));
         for (ports, endpoints) in groups {
             for chunk in chunks(endpoints, &ports, &existing) {
-                let at = existing.iter().position(|(_, slice)| slice["ports"] == ports || chunk.is_empty()).or(if existing.is_empty() { None } else { Some(0) });
+                let at = existing
+                    .iter()
+                    .position(|(_, slice)| slice["ports"] == ports || chunk.is_empty())
+                    .or(if existing.is_empty() { None } else { Some(0) });
                 match at.map(|at| existing.remove(at)) {
                     Some((key, old)) => self.update(service, &key, &old, &ports, &chunk)?,
                     None => self.create(service, family, &ports, &chunk)?,
@@ -197,7 +205,9 @@ impl Controller {
         if service.spec.cluster_ip == "None" {
             labels["service.kubernetes.io/headless"] = "".into();
         }
-        for (name, value) in service.metadata.labels.iter().filter(|(name, _)| *name != SERVICE_LABEL && *name != MANAGED_LABEL) {
+        for (name, value) in
+            service.metadata.labels.iter().filter(|(name, _)| *name != SERVICE_LABEL && *name != MANAGED_LABEL)
+        {
             labels[name] = value.clone().into();
         }
         labels
@@ -213,13 +223,21 @@ impl Controller {
             },
             "addressType": family, "ports": ports, "endpoints": endpoints,
         });
-        self.api.create(&self.slices.resource, &service.metadata.namespace, slice, &WriteOptions::by("kube-controller-manager"))?;
+        self.api.create(
+            &self.slices.resource,
+            &service.metadata.namespace,
+            slice,
+            &WriteOptions::by("kube-controller-manager"),
+        )?;
         Ok(())
     }
 
     fn update(&self, service: &Service, key: &Key, old: &Value, ports: &Value, endpoints: &[Value]) -> ApiResult<()> {
         let labels = Self::labels(service);
-        if old["ports"] == *ports && old["endpoints"].as_array().is_some_and(|e| e == endpoints) && old["metadata"]["labels"] == labels {
+        if old["ports"] == *ports
+            && old["endpoints"].as_array().is_some_and(|e| e == endpoints)
+            && old["metadata"]["labels"] == labels
+        {
             return Ok(());
         }
         self.api.modify(&self.slices.resource, key, &WriteOptions::by("kube-controller-manager"), &mut |old| {
@@ -260,8 +278,12 @@ fn chunks(mut endpoints: Vec<Value>, ports: &Value, existing: &[(Key, Value)]) -
     }
     let mut all: Vec<Vec<Value>> = Vec::new();
     for (_, slice) in existing.iter().filter(|(_, slice)| slice["ports"] == *ports) {
-        let held: BTreeSet<&str> =
-            slice["endpoints"].as_array().into_iter().flatten().filter_map(|e| e["targetRef"]["uid"].as_str()).collect();
+        let held: BTreeSet<&str> = slice["endpoints"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|e| e["targetRef"]["uid"].as_str())
+            .collect();
         let (kept, rest): (Vec<Value>, Vec<Value>) =
             endpoints.into_iter().partition(|e| e["targetRef"]["uid"].as_str().is_some_and(|uid| held.contains(uid)));
         endpoints = rest;

@@ -74,7 +74,9 @@ impl<T: DeserializeOwned> Feed<T> {
                 Ok((events, upto)) => {
                     let full = events.len() == BATCH;
                     for event in events {
-                        let Some(key) = event.now.as_ref().or(event.before.as_ref()).map(|o| o.key.clone()) else { continue };
+                        let Some(key) = event.now.as_ref().or(event.before.as_ref()).map(|o| o.key.clone()) else {
+                            continue;
+                        };
                         let now = event.now.as_ref().and_then(|object| self.view(object));
                         self.set(key, now, &mut changes);
                     }

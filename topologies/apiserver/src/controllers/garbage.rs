@@ -36,8 +36,13 @@ struct Collector {
 }
 
 pub(super) async fn run(api: Arc<Api>) {
-    let mut collector =
-        Collector { api, feeds: HashMap::new(), living: HashMap::new(), dependents: HashMap::new(), dirty: BTreeSet::new() };
+    let mut collector = Collector {
+        api,
+        feeds: HashMap::new(),
+        living: HashMap::new(),
+        dependents: HashMap::new(),
+        dirty: BTreeSet::new(),
+    };
     loop {
         collector.scan();
         collector.pull();
@@ -173,7 +178,8 @@ impl Collector {
             let blocks = object.metadata.owner_references.iter().any(|o| o.uid == uid && o.block_owner_deletion);
             blocked |= blocks;
             if !object.metadata.deleting() {
-                let policy = if self.dependents.contains_key(&object.metadata.uid) { "Foreground" } else { "Background" };
+                let policy =
+                    if self.dependents.contains_key(&object.metadata.uid) { "Foreground" } else { "Background" };
                 let options = DeleteOptions { propagation: Some(policy.to_owned()), ..DeleteOptions::default() };
                 match self.api.delete(dependent, dependent_key, &options) {
                     Err(error) if error.code != 404 => return Err(error),
@@ -187,7 +193,8 @@ impl Collector {
     fn finish(&self, resource: &Resource, key: &Key, finalizer: &str) -> ApiResult<()> {
         self.api.modify(resource, key, &WriteOptions::by(MANAGER), &mut |old| {
             let mut new = old.clone();
-            let kept = old["metadata"]["finalizers"].as_array().into_iter().flatten().filter(|f| **f != finalizer).cloned();
+            let kept =
+                old["metadata"]["finalizers"].as_array().into_iter().flatten().filter(|f| **f != finalizer).cloned();
             let kept: Vec<Value> = kept.collect();
             new["metadata"]["finalizers"] = json!(kept);
             Ok(new)

@@ -54,7 +54,8 @@ fn ensure(api: &Api, advertise: &[IpAddr], port: u16) -> ApiResult<()> {
             continue;
         }
         let name = if family == Family::V4 { "kubernetes" } else { "kubernetes-ipv6" };
-        let endpoints: Vec<Value> = addresses.iter().map(|a| json!({"addresses": [a], "conditions": {"ready": true}})).collect();
+        let endpoints: Vec<Value> =
+            addresses.iter().map(|a| json!({"addresses": [a], "conditions": {"ready": true}})).collect();
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "kubernetes"}},

@@ -91,7 +91,11 @@ impl Controller {
             Ok(new)
         })?;
         let message = format!("Node {} status is now: NodeNotReady", key.name);
-        record(&self.api, &written.value, &Note { component: "node-controller", kind: "Normal", reason: "NodeNotReady", message: &message });
+        record(
+            &self.api,
+            &written.value,
+            &Note { component: "node-controller", kind: "Normal", reason: "NodeNotReady", message: &message },
+        );
         Ok(())
     }
 
@@ -109,7 +113,8 @@ impl Controller {
         let ours = |taint: &Taint| matches!(taint.key.as_str(), UNREACHABLE | NOT_READY | UNSCHEDULABLE);
         let is_wanted = |taint: &Taint| wanted.contains(&(taint.key.as_str(), taint.effect.as_str()));
         let present = |key: &str, effect: &str| node.spec.taints.iter().any(|t| t.key == key && t.effect == effect);
-        let settled = node.spec.taints.iter().all(|t| !ours(t) || is_wanted(t)) && wanted.iter().all(|(k, e)| present(k, e));
+        let settled =
+            node.spec.taints.iter().all(|t| !ours(t) || is_wanted(t)) && wanted.iter().all(|(k, e)| present(k, e));
         if settled {
             return Ok(());
         }
@@ -158,7 +163,13 @@ impl Controller {
         };
         let Some(added) = seconds(taint.time_added.as_deref()) else { return Ok(()) };
         for (pod_key, pod) in self.pods_of(key).iter().filter(|(_, p)| p.active()) {
-            let tolerated = pod.spec.tolerations.iter().filter(|t| t.tolerates(taint)).map(|t| t.toleration_seconds.unwrap_or(i64::MAX)).max();
+            let tolerated = pod
+                .spec
+                .tolerations
+                .iter()
+                .filter(|t| t.tolerates(taint))
+                .map(|t| t.toleration_seconds.unwrap_or(i64::MAX))
+                .max();
             if now - added >= tolerated.unwrap_or(0) {
                 self.api.delete(&self.pods.resource, pod_key, &DeleteOptions::background())?;
             }

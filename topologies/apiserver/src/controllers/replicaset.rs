@@ -52,7 +52,10 @@ fn available(pod: &Pod, min_ready_s: i64) -> bool {
     if !pod.ready() {
         return false;
     }
-    let since = pod.condition("Ready").and_then(|c| c.last_transition_time.as_deref()).and_then(|t| t.parse::<Timestamp>().ok());
+    let since = pod
+        .condition("Ready")
+        .and_then(|c| c.last_transition_time.as_deref())
+        .and_then(|t| t.parse::<Timestamp>().ok());
     min_ready_s == 0 || since.is_some_and(|t| t.as_second() + min_ready_s <= Timestamp::now().as_second())
 }
 
@@ -79,7 +82,10 @@ impl Controller {
     }
 
     fn wake_slow(&mut self) {
-        let slow = self.sets.iter().filter(|(_, s)| s.spec.min_ready_seconds > 0 && s.status.available_replicas < s.spec.replicas);
+        let slow = self
+            .sets
+            .iter()
+            .filter(|(_, s)| s.spec.min_ready_seconds > 0 && s.status.available_replicas < s.spec.replicas);
         self.dirty.extend(slow.map(|(key, _)| key.clone()));
     }
 
@@ -156,7 +162,9 @@ impl Controller {
         self.api.modify(&self.sets.resource, key, &options, &mut |old| {
             let mut new = old.clone();
             let mut status = json!({"replicas": pods.len(), "observedGeneration": old["metadata"]["generation"]});
-            for (name, count) in [("fullyLabeledReplicas", pods.len()), ("readyReplicas", ready), ("availableReplicas", available)] {
+            for (name, count) in
+                [("fullyLabeledReplicas", pods.len()), ("readyReplicas", ready), ("availableReplicas", available)]
+            {
                 if count > 0 {
                     status[name] = count.into();
                 }

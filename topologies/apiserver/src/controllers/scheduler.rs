@@ -146,7 +146,8 @@ impl Scheduler {
             return Some("node(s) were not ready");
         }
         let blocks = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
-        if node.spec.taints.iter().filter(blocks).any(|taint| !pod.spec.tolerations.iter().any(|t| t.tolerates(taint))) {
+        if node.spec.taints.iter().filter(blocks).any(|taint| !pod.spec.tolerations.iter().any(|t| t.tolerates(taint)))
+        {
             return Some("node(s) had untolerated taint(s)");
         }
         let labels = &node.metadata.labels;
@@ -164,10 +165,16 @@ impl Scheduler {
     }
 
     /// Pods of the namespace, by whether they are in the node's domain of a topology.
-    fn others<'a>(&'a self, pod: &'a Pod, selector: &'a LabelSelector) -> impl Iterator<Item = (&'a Pod, Option<&'a Node>)> {
+    fn others<'a>(
+        &'a self,
+        pod: &'a Pod,
+        selector: &'a LabelSelector,
+    ) -> impl Iterator<Item = (&'a Pod, Option<&'a Node>)> {
         self.pods
             .in_namespace(&pod.metadata.namespace)
-            .filter(move |(_, other)| other.active() && !other.spec.node_name.is_empty() && selector.matches(&other.metadata.labels))
+            .filter(move |(_, other)| {
+                other.active() && !other.spec.node_name.is_empty() && selector.matches(&other.metadata.labels)
+            })
             .map(|(_, other)| (other.as_ref(), self.nodes.get(&Key::new("", &other.spec.node_name)).map(Arc::as_ref)))
     }
 
@@ -177,7 +184,9 @@ impl Scheduler {
             let Some(selector) = LabelSelector::from_object(&term["labelSelector"]) else { return true };
             let topology = term["topologyKey"].as_str().unwrap_or_default();
             let domain = domain(node, topology);
-            !self.others(pod, &selector).any(|(_, home)| home.is_some_and(|h| domain.is_some() && self::domain(h, topology) == domain))
+            !self
+                .others(pod, &selector)
+                .any(|(_, home)| home.is_some_and(|h| domain.is_some() && self::domain(h, topology) == domain))
         })
     }
 
@@ -185,7 +194,9 @@ impl Scheduler {
         let hard = pod.spec.topology_spread_constraints.iter().filter(|c| c["whenUnsatisfiable"] == "DoNotSchedule");
         hard.into_iter().all(|constraint| {
             let topology = constraint["topologyKey"].as_str().unwrap_or_default();
-            let (Some(selector), Some(domain)) = (LabelSelector::from_object(&constraint["labelSelector"]), domain(node, topology)) else {
+            let (Some(selector), Some(domain)) =
+                (LabelSelector::from_object(&constraint["labelSelector"]), domain(node, topology))
+            else {
                 return false;
             };
             let mut counts: BTreeMap<&str, i64> =
@@ -213,7 +224,8 @@ fn node_affinity(affinity: &Value, node: &Node) -> bool {
     let required = &affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
     let Some(terms) = required.as_array() else { return true };
     terms.iter().any(|term| {
-        let labels = LabelSelector::from_expressions(&term["matchExpressions"]).is_some_and(|s| s.matches(&node.metadata.labels));
+        let labels = LabelSelector::from_expressions(&term["matchExpressions"])
+            .is_some_and(|s| s.matches(&node.metadata.labels));
         let fields = term["matchFields"].as_array().into_iter().flatten().all(|field| {
             let named = field["values"].as_array().into_iter().flatten().any(|v| *v == node.metadata.name.as_str());
             field["key"] == "metadata.name" && (field["operator"] == "In") == named

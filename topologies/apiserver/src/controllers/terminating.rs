@@ -27,7 +27,8 @@ pub(super) async fn run_namespaces(api: Arc<Api>) {
                 log_failure("namespace", &change.key, result);
             }
         }
-        let ending: Vec<Key> = namespaces.iter().filter(|(_, n)| n.metadata.deleting()).map(|(key, _)| key.clone()).collect();
+        let ending: Vec<Key> =
+            namespaces.iter().filter(|(_, n)| n.metadata.deleting()).map(|(key, _)| key.clone()).collect();
         for key in &ending {
             let result = empty_namespace(&api, key);
             log_failure("namespace", key, result);

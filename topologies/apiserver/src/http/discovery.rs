@@ -17,14 +17,20 @@ type Versions = BTreeMap<String, Vec<Arc<Resource>>>;
 fn by_group(api: &Api) -> BTreeMap<String, Versions> {
     let mut groups: BTreeMap<String, Versions> = BTreeMap::new();
     for resource in api.registry.all().values() {
-        groups.entry(resource.group.clone()).or_default().entry(resource.version.clone()).or_default().push(resource.clone());
+        groups
+            .entry(resource.group.clone())
+            .or_default()
+            .entry(resource.version.clone())
+            .or_default()
+            .push(resource.clone());
     }
     groups
 }
 
 /// Stable versions before beta before alpha, newer ones first: v2, v1, v1beta1, v1alpha1.
 fn version_order(version: &str) -> (u8, std::cmp::Reverse<u64>, std::cmp::Reverse<u64>, String) {
-    let number = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>().unwrap_or(0);
+    let number =
+        |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>().unwrap_or(0);
     let body = version.strip_prefix('v').unwrap_or("");
     let rest = body.trim_start_matches(|c: char| c.is_ascii_digit());
     let (stage, minor) = match (rest.strip_prefix("beta"), rest.strip_prefix("alpha")) {
@@ -65,7 +71,8 @@ pub(super) fn groups(api: &Api, accept: &Accept) -> Response {
         return aggregated(api, |group| !group.is_empty());
     }
     let all = by_group(api);
-    let groups: Vec<Value> = all.iter().filter(|(name, _)| !name.is_empty()).map(|(name, v)| group_value(name, v)).collect();
+    let groups: Vec<Value> =
+        all.iter().filter(|(name, _)| !name.is_empty()).map(|(name, v)| group_value(name, v)).collect();
     axum::Json(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})).into_response()
 }
 
@@ -86,8 +93,12 @@ pub(super) fn group(api: &Api, name: &str) -> ApiResult<Response> {
 
 /// The kind that a subresource speaks.
 fn subresources(resource: &Resource) -> Vec<(String, String, String, String, Vec<&'static str>)> {
-    let own = |name: &str, verbs| (name.to_owned(), resource.group.clone(), resource.version.clone(), resource.kind.clone(), verbs);
-    let other = |name: &str, group: &str, kind: &str, verbs| (name.to_owned(), group.to_owned(), "v1".to_owned(), kind.to_owned(), verbs);
+    let own = |name: &str, verbs| {
+        (name.to_owned(), resource.group.clone(), resource.version.clone(), resource.kind.clone(), verbs)
+    };
+    let other = |name: &str, group: &str, kind: &str, verbs| {
+        (name.to_owned(), group.to_owned(), "v1".to_owned(), kind.to_owned(), verbs)
+    };
     let mut all = Vec::new();
     if resource.status {
         all.push(own("status", vec!["get", "patch", "update"]));
@@ -152,7 +163,11 @@ fn aggregated(api: &Api, wanted: impl Fn(&str) -> bool) -> Response {
                 json!({"version": version, "resources": resources, "freshness": "Current"})
             })
             .collect();
-        let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+        let metadata = if group.is_empty() {
+            json!({"creationTimestamp": null})
+        } else {
+            json!({"name": group, "creationTimestamp": null})
+        };
         items.push(json!({"metadata": metadata, "versions": versions}));
     }
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});

@@ -37,7 +37,11 @@ pub(super) async fn get(server: &Server, target: &Target, params: &Params) -> Ap
         Ok((file, text)) => (Some(file), text),
         Err(_) if params.flag("follow") => (None, Vec::new()),
         Err(_) => {
-            let message = format!("container \"{container}\" in pod \"{}\" is waiting to start: no log at {}", key.name, path.display());
+            let message = format!(
+                "container \"{container}\" in pod \"{}\" is waiting to start: no log at {}",
+                key.name,
+                path.display()
+            );
             return Err(ApiError::bad_request(message));
         }
     };
@@ -59,13 +63,17 @@ pub(super) async fn get(server: &Server, target: &Target, params: &Params) -> Ap
 
 fn container_of(pod: &Value, asked: Option<&str>) -> ApiResult<String> {
     let lists = [&pod["spec"]["containers"], &pod["spec"]["initContainers"]];
-    let names: Vec<&str> = lists.iter().flat_map(|l| l.as_array().into_iter().flatten()).filter_map(|c| c["name"].as_str()).collect();
+    let names: Vec<&str> =
+        lists.iter().flat_map(|l| l.as_array().into_iter().flatten()).filter_map(|c| c["name"].as_str()).collect();
     let pod_name = pod["metadata"]["name"].as_str().unwrap_or_default();
     match (asked, names.as_slice()) {
         (Some(name), names) if names.contains(&name) => Ok(name.to_owned()),
         (Some(name), _) => Err(ApiError::bad_request(format!("container {name} is not valid for pod {pod_name}"))),
         (None, [one]) => Ok((*one).to_owned()),
-        (None, many) => Err(ApiError::bad_request(format!("a container name must be specified for pod {pod_name}, choose one of: [{}]", many.join(" ")))),
+        (None, many) => Err(ApiError::bad_request(format!(
+            "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+            many.join(" ")
+        ))),
     }
 }
 

@@ -74,7 +74,9 @@ async fn route(server: Server, request: Request) -> ApiResult<Response> {
         ["openapi", "v3", "api", version] => openapi::document(&server.api, "", version),
         ["openapi", "v3", "apis", group, version] => openapi::document(&server.api, group, version),
         ["api", version, rest @ ..] => resource(&server, "", version, rest, request, &accept, &identity).await,
-        ["apis", group, version, rest @ ..] => resource(&server, group, version, rest, request, &accept, &identity).await,
+        ["apis", group, version, rest @ ..] => {
+            resource(&server, group, version, rest, request, &accept, &identity).await
+        }
         _ => Err(ApiError::no_such_path()),
     }
 }
@@ -175,7 +177,10 @@ impl Params {
 
     pub(crate) fn number(&self, name: &str) -> ApiResult<Option<u64>> {
         self.get(name)
-            .map(|text| text.parse().map_err(|_| ApiError::bad_request(format!("{name}: invalid value: \"{text}\": must be a number"))))
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| ApiError::bad_request(format!("{name}: invalid value: \"{text}\": must be a number")))
+            })
             .transpose()
     }
 
@@ -186,7 +191,11 @@ impl Params {
             Some("Strict") => FieldValidation::Strict,
             Some("Ignore") => FieldValidation::Ignore,
             Some("Warn") | None => FieldValidation::Warn,
-            Some(other) => return Err(ApiError::bad_request(format!("fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""))),
+            Some(other) => {
+                return Err(ApiError::bad_request(format!(
+                    "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
+                )));
+            }
         };
         Ok(WriteOptions {
             manager: self.get("fieldManager").unwrap_or(fallback).to_owned(),
@@ -280,14 +289,16 @@ fn decode(bytes: &[u8], media_type: &str, resource: &Resource) -> ApiResult<Valu
         return serde_yaml_ng::from_slice(bytes)
             .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: {e}")));
     }
-    serde_json::from_slice(bytes).map_err(|e| ApiError::bad_request(format!("the object provided is unrecognized (must be of type JSON): {e}")))
+    serde_json::from_slice(bytes)
+        .map_err(|e| ApiError::bad_request(format!("the object provided is unrecognized (must be of type JSON): {e}")))
 }
 
 fn json_response(code: StatusCode, value: &Value, warnings: &[String]) -> Response {
     let text = serde_json::to_vec(value).unwrap_or_default();
     let mut response = raw_response(code, text.into());
     for warning in warnings {
-        let quoted: String = warning.chars().filter(|c| !c.is_control()).collect::<String>().replace('\\', "\\\\").replace('"', "\\\"");
+        let quoted: String =
+            warning.chars().filter(|c| !c.is_control()).collect::<String>().replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             response.headers_mut().append(header::WARNING, value);
         }

@@ -108,7 +108,11 @@ fn reference(type_name: &str) -> String {
 fn add_paths(paths: &mut Map<String, Value>, resource: &Resource, schema: &str) {
     let prefix = if resource.group.is_empty() { "/api".to_owned() } else { "/apis".to_owned() };
     let prefix = format!("{prefix}/{}", api_version(&resource.group, &resource.version));
-    let base = if resource.namespaced { format!("{prefix}/namespaces/{{namespace}}/{}", resource.plural) } else { format!("{prefix}/{}", resource.plural) };
+    let base = if resource.namespaced {
+        format!("{prefix}/namespaces/{{namespace}}/{}", resource.plural)
+    } else {
+        format!("{prefix}/{}", resource.plural)
+    };
     let body = json!({"$ref": format!("#/components/schemas/{schema}")});
     let responses = json!({"200": {"description": "OK", "content": {"application/json": {"schema": body}}}});
     let query = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
@@ -118,7 +122,8 @@ fn add_paths(paths: &mut Map<String, Value>, resource: &Resource, schema: &str) 
             "x-kubernetes-action": action, "x-kubernetes-group-version-kind": gvk(resource), "responses": responses,
         });
         if !content.is_empty() {
-            let content: Map<String, Value> = content.iter().map(|c| ((*c).to_owned(), json!({"schema": body}))).collect();
+            let content: Map<String, Value> =
+                content.iter().map(|c| ((*c).to_owned(), json!({"schema": body}))).collect();
             value["requestBody"] = json!({"content": content});
             value["parameters"] = parameters.clone();
         }
@@ -128,7 +133,8 @@ fn add_paths(paths: &mut Map<String, Value>, resource: &Resource, schema: &str) 
         paths.insert(base, json!({"post": operation("post", &["*/*"])}));
         return;
     }
-    let mut patches = vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
+    let mut patches =
+        vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
     if !resource.custom() {
         patches.push("application/strategic-merge-patch+json");
     }
@@ -147,7 +153,8 @@ fn write(schema: &Schema, wanted: &mut BTreeSet<String>) -> Value {
         Shape::List { item, kind } => list_value(item, kind, wanted),
         Shape::Map(inner) => json!({"type": "object", "additionalProperties": write(inner, wanted)}),
         Shape::Struct(fields) => {
-            let properties: Map<String, Value> = fields.fields.iter().map(|(name, f)| (name.clone(), write(f, wanted))).collect();
+            let properties: Map<String, Value> =
+                fields.fields.iter().map(|(name, f)| (name.clone(), write(f, wanted))).collect();
             let mut value = json!({"type": "object", "properties": properties});
             if !fields.required.is_empty() {
                 value["required"] = fields.required.clone().into();

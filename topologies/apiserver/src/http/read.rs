@@ -22,7 +22,8 @@ pub(super) struct Filter {
 
 impl Filter {
     pub(super) fn of(target: &Target, params: &Params) -> ApiResult<Self> {
-        let labels = LabelSelector::parse(params.get("labelSelector").unwrap_or_default()).map_err(ApiError::bad_request)?;
+        let labels =
+            LabelSelector::parse(params.get("labelSelector").unwrap_or_default()).map_err(ApiError::bad_request)?;
         let mut fields = params.get("fieldSelector").unwrap_or_default().to_owned();
         if let Some(name) = &target.name {
             fields = format!("metadata.name={name}");
@@ -93,13 +94,18 @@ pub(super) fn check_revision(server: &Server, params: &Params) -> ApiResult<Opti
     let wanted = match params.get("resourceVersion") {
         None => return Ok(None),
         Some(text) => text.parse::<u64>().map_err(|_| {
-            ApiError::bad_request(format!("resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"))
+            ApiError::bad_request(format!(
+                "resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+            ))
         })?,
     };
     let current = server.api.store.revision();
     if wanted > current {
-        let mut error = ApiError::new(504, "Timeout", format!("Too large resource version: {wanted}, current: {current}"));
-        error.details = Some(json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}], "retryAfterSeconds": 1}));
+        let mut error =
+            ApiError::new(504, "Timeout", format!("Too large resource version: {wanted}, current: {current}"));
+        error.details = Some(
+            json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}], "retryAfterSeconds": 1}),
+        );
         return Err(error);
     }
     Ok(Some(wanted))
@@ -138,8 +144,7 @@ pub(super) fn list(server: &Server, target: &Target, params: &Params, accept: Ac
             Ok(raw_response(StatusCode::OK, list_bytes(server, target, &metadata, &page.objects)))
         }
         Accept::Table => {
-            let objects: Vec<Value> =
-                page.objects.iter().map(|o| server.api.present(resource, o.value())).collect();
+            let objects: Vec<Value> = page.objects.iter().map(|o| server.api.present(resource, o.value())).collect();
             let mut made = table::of(resource, &objects, table::Include::of(params), true);
             made["metadata"] = metadata;
             Ok(json_response(StatusCode::OK, &made, &[]))
@@ -156,7 +161,8 @@ pub(super) fn list(server: &Server, target: &Target, params: &Params, accept: Ac
 fn list_bytes(server: &Server, target: &Target, metadata: &Value, objects: &[Arc<Object>]) -> Bytes {
     let resource = &target.resource;
     let mut bytes = Vec::with_capacity(256 + objects.iter().map(|o| o.raw.len() + 1).sum::<usize>());
-    let head = json!({"kind": resource.list_kind, "apiVersion": resource.api_version(), "metadata": metadata}).to_string();
+    let head =
+        json!({"kind": resource.list_kind, "apiVersion": resource.api_version(), "metadata": metadata}).to_string();
     bytes.extend_from_slice(head.trim_end_matches('}').as_bytes());
     // `metadata` is an object itself: trimming took its brace as well.
     bytes.extend_from_slice(b"},\"items\":[");

@@ -164,7 +164,8 @@ impl Watch {
 
     /// An object that begins or ceases to match is added or deleted for this client.
     fn take(&mut self, event: &Event) {
-        let matches = |object: &Option<_>| object.as_ref().is_some_and(|o: &std::sync::Arc<Object>| self.filter.accepts(o));
+        let matches =
+            |object: &Option<_>| object.as_ref().is_some_and(|o: &std::sync::Arc<Object>| self.filter.accepts(o));
         let (before, now) = (matches(&event.before), matches(&event.now));
         match (before, now, &event.now, &event.before) {
             (false, true, Some(object), _) => self.push("ADDED", object),

@@ -25,16 +25,26 @@ pub(super) async fn handle(
 ) -> ApiResult<Response> {
     let method = request.method().clone();
     let options = params.write_options(request.headers(), &target.subresource)?;
-    let media_type =
-        request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/json").to_owned();
+    let media_type = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("application/json")
+        .to_owned();
     let bytes = body(request).await?;
     let patch_kind = if method == Method::PATCH { Some(PatchKind::of_media_type(&media_type)?) } else { None };
-    let body = decode(&bytes, if patch_kind == Some(PatchKind::Apply) { "application/yaml" } else { &media_type }, &target.resource)?;
+    let body = decode(
+        &bytes,
+        if patch_kind == Some(PatchKind::Apply) { "application/yaml" } else { &media_type },
+        &target.resource,
+    )?;
     let api = &server.api;
     let call = Call { api, target, options: &options, accept };
     match (&method, patch_kind) {
         (&Method::POST, _) => call.post(body, identity),
-        (&Method::PUT, _) if target.subresource == "scale" => call.scale(|scale| Ok(body["spec"]["replicas"].clone().or(scale))),
+        (&Method::PUT, _) if target.subresource == "scale" => {
+            call.scale(|scale| Ok(body["spec"]["replicas"].clone().or(scale)))
+        }
         (&Method::PUT, _) => call.written(api.update(&target.resource, &target.key()?, body, &options)),
         (&Method::PATCH, Some(kind)) if target.subresource == "scale" => call.patch_scale(kind, &body),
         (&Method::PATCH, Some(kind)) => call.patch(kind, &body, params),
@@ -83,7 +93,8 @@ impl Call<'_> {
     fn answer(&self, code: StatusCode, value: &Value, warnings: &[String]) -> Response {
         match self.accept {
             Accept::Table => {
-                let made = table::of(&self.target.resource, std::slice::from_ref(value), table::Include::Metadata, true);
+                let made =
+                    table::of(&self.target.resource, std::slice::from_ref(value), table::Include::Metadata, true);
                 json_response(code, &made, warnings)
             }
             Accept::PartialMetadata => json_response(code, &read::partial(value), warnings),
@@ -153,7 +164,9 @@ impl Call<'_> {
 
     fn patch(&self, kind: PatchKind, body: &Value, params: &Params) -> ApiResult<Response> {
         if kind == PatchKind::Apply && params.get("fieldManager").is_none() {
-            return Err(ApiError::bad_request("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch"));
+            return Err(ApiError::bad_request(
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+            ));
         }
         self.written(self.api.patch(&self.target.resource, &self.target.key()?, kind, body, self.options))
     }

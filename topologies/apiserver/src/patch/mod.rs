@@ -33,8 +33,9 @@ impl PatchKind {
 pub fn json(target: &mut Value, patch: &Value) -> ApiResult<()> {
     let patch: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
-    json_patch::patch(target, &patch)
-        .map_err(|e| ApiError::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {e}")))
+    json_patch::patch(target, &patch).map_err(|e| {
+        ApiError::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {e}"))
+    })
 }
 
 /// RFC 7386.

@@ -43,7 +43,9 @@ fn merge_object(schema: &Schema, target: &mut Map<String, Value>, patch: &Map<St
             Value::Null => {
                 target.shift_remove(name);
             }
-            Value::Object(_) => apply(inner, target.entry(name.clone()).or_insert_with(|| Value::Object(Map::new())), change),
+            Value::Object(_) => {
+                apply(inner, target.entry(name.clone()).or_insert_with(|| Value::Object(Map::new())), change);
+            }
             Value::Array(items) => {
                 let list = target.entry(name.clone()).or_insert_with(|| Value::Array(Vec::new()));
                 if !list.is_array() {
@@ -150,9 +152,14 @@ mod tests {
     #[test]
     fn containers_merge_by_name() {
         let before = deployment(&json!([{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]));
-        let patch = deployment(&json!([{"name": "b", "image": "2"}, {"name": "c", "image": "3"}, {"name": "a", "$patch": "delete"}]));
+        let patch = deployment(
+            &json!([{"name": "b", "image": "2"}, {"name": "c", "image": "3"}, {"name": "a", "$patch": "delete"}]),
+        );
         let after = patched(before, &patch);
-        assert_eq!(after["spec"]["template"]["spec"]["containers"], json!([{"name": "b", "image": "2"}, {"name": "c", "image": "3"}]));
+        assert_eq!(
+            after["spec"]["template"]["spec"]["containers"],
+            json!([{"name": "b", "image": "2"}, {"name": "c", "image": "3"}])
+        );
     }
 
     #[test]
@@ -163,7 +170,10 @@ mod tests {
         let order = json!({"spec": {"template": {"spec": {
             "$setElementOrder/containers": [{"name": "z"}, {"name": "a"}], "containers": [{"name": "z", "image": "i"}]}}}});
         let after = patched(before, &order);
-        assert_eq!(after["spec"]["template"]["spec"]["containers"], json!([{"name": "z", "image": "i"}, {"name": "a"}]));
+        assert_eq!(
+            after["spec"]["template"]["spec"]["containers"],
+            json!([{"name": "z", "image": "i"}, {"name": "a"}])
+        );
     }
 
     #[test]

@@ -15,10 +15,19 @@ pub struct FieldError {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Problem {
     Required(String),
-    Invalid { value: Value, why: String },
+    Invalid {
+        value: Value,
+        why: String,
+    },
     /// The value is of another JSON type than the schema asks for.
-    Type { found: &'static str, wanted: &'static str },
-    Unsupported { value: Value, allowed: Vec<Value> },
+    Type {
+        found: &'static str,
+        wanted: &'static str,
+    },
+    Unsupported {
+        value: Value,
+        allowed: Vec<Value>,
+    },
     Duplicate(Value),
     Forbidden(String),
 }
@@ -165,14 +174,14 @@ pub fn default(schema: &Schema, value: &mut Value) {
     }
 }
 
-/// What is wrong with a value. Call after `prune` and `default`.
-pub fn validate(schema: &Schema, value: &Value) -> Vec<FieldError> {
+/// What is wrong with a value, which replaces `old`. Call after `prune` and `default`.
+pub fn validate(schema: &Schema, value: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    validate_at(schema, value, "", &mut errors);
+    validate_at(schema, value, old, "", &mut errors);
     errors
 }
 
-fn type_name(value: &Value) -> &'static str {
+pub(super) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
@@ -214,7 +223,7 @@ fn fits(shape: &Shape, value: &Value) -> bool {
     }
 }
 
-fn validate_at(given: &Schema, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+fn validate_at(given: &Schema, value: &Value, old: Option<&Value>, path: &str, errors: &mut Vec<FieldError>) {
     let schema = given.resolve();
     if value.is_null() && (given.nullable || schema.nullable) {
         return;
@@ -225,15 +234,15 @@ fn validate_at(given: &Schema, value: &Value, path: &str, errors: &mut Vec<Field
         return;
     }
     match (&schema.shape, value) {
-        (Shape::Struct(known), Value::Object(fields)) => validate_fields(known, fields, path, errors),
+        (Shape::Struct(known), Value::Object(fields)) => validate_fields(known, fields, old, path, errors),
         (Shape::Map(inner), Value::Object(fields)) => {
             for (name, field) in fields {
-                validate_at(inner, field, &join(path, name), errors);
+                validate_at(inner, field, old.and_then(|o| o.get(name)), &join(path, name), errors);
             }
         }
         (Shape::List { item, kind }, Value::Array(items)) => {
             for (i, entry) in items.iter().enumerate() {
-                validate_at(item, entry, &format!("{path}[{i}]"), errors);
+                validate_at(item, entry, None, &format!("{path}[{i}]"), errors);
             }
             validate_unique(kind, items, path, errors);
         }
@@ -242,13 +251,22 @@ fn validate_at(given: &Schema, value: &Value, path: &str, errors: &mut Vec<Field
     }
     for limits in [&given.limits, &schema.limits].into_iter().flatten() {
         validate_limits(limits, value, path, errors);
+        if errors.is_empty() {
+            errors.extend(limits.rules.iter().filter_map(|rule| rule.check(value, old, path)));
+        }
         if std::ptr::eq(given, schema) {
             break;
         }
     }
 }
 
-fn validate_fields(known: &Struct, fields: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
+fn validate_fields(
+    known: &Struct,
+    fields: &Map<String, Value>,
+    old: Option<&Value>,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
     for name in &known.required {
         if !fields.contains_key(name) {
             errors.push(FieldError::required(join(path, name), ""));
@@ -256,7 +274,7 @@ fn validate_fields(known: &Struct, fields: &Map<String, Value>, path: &str, erro
     }
     for (name, field) in fields {
         if let Some(inner) = known.fields.get(name).or(known.rest.as_deref()) {
-            validate_at(inner, field, &join(path, name), errors);
+            validate_at(inner, field, old.and_then(|o| o.get(name)), &join(path, name), errors);
         }
     }
 }
@@ -305,7 +323,11 @@ fn validate_scalar(kind: Scalar, value: &Value, path: &str, errors: &mut Vec<Fie
             errors.push(FieldError::invalid(path, text, "must be a time in RFC 3339 form"));
         }
         Scalar::Quantity if !is_quantity(text) => {
-            errors.push(FieldError::invalid(path, text, "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"));
+            errors.push(FieldError::invalid(
+                path,
+                text,
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+            ));
         }
         Scalar::Bytes if base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).is_err() => {
             errors.push(FieldError::invalid(path, text, "illegal base64 data"));
@@ -411,21 +433,33 @@ fn validate_number(limits: &Limits, number: f64, path: &str, wrong: &mut dyn FnM
 
 fn validate_combinations(limits: &Limits, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     for inner in &limits.all_of {
-        validate_at(inner, value, path, errors);
+        validate_at(inner, value, None, path, errors);
     }
     let passes = |inner: &Schema| {
         let mut found = Vec::new();
-        validate_at(inner, value, path, &mut found);
+        validate_at(inner, value, None, path, &mut found);
         found.is_empty()
     };
     if !limits.any_of.is_empty() && !limits.any_of.iter().any(passes) {
-        errors.push(FieldError::invalid(path, value.clone(), format!("{path} in body must validate at least one schema (anyOf)")));
+        errors.push(FieldError::invalid(
+            path,
+            value.clone(),
+            format!("{path} in body must validate at least one schema (anyOf)"),
+        ));
     }
     if !limits.one_of.is_empty() && limits.one_of.iter().filter(|inner| passes(inner)).count() != 1 {
-        errors.push(FieldError::invalid(path, value.clone(), format!("{path} in body must validate one and only one schema (oneOf)")));
+        errors.push(FieldError::invalid(
+            path,
+            value.clone(),
+            format!("{path} in body must validate one and only one schema (oneOf)"),
+        ));
     }
     if limits.not.as_ref().is_some_and(passes) {
-        errors.push(FieldError::invalid(path, value.clone(), format!("{path} in body must not validate the schema (not)")));
+        errors.push(FieldError::invalid(
+            path,
+            value.clone(),
+            format!("{path} in body must not validate the schema (not)"),
+        ));
     }
 }
 
@@ -441,15 +475,16 @@ mod tests {
     }
 
     fn messages(schema: &Schema, value: &Value) -> Vec<String> {
-        validate(schema, value).iter().map(ToString::to_string).collect()
+        validate(schema, value, None).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn unknown_fields_go_and_defaults_come() {
-        let schema = schema(&json!({"type": "object", "properties": {"spec": {"type": "object", "default": {}, "properties": {
-            "size": {"type": "integer", "default": 3},
-            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-        }}}}));
+        let schema =
+            schema(&json!({"type": "object", "properties": {"spec": {"type": "object", "default": {}, "properties": {
+                "size": {"type": "integer", "default": 3},
+                "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            }}}}));
         let mut value = json!({"spec": {"free": {"a": 1}, "typo": 1}, "other": 2});
         assert_eq!(prune(&schema, &mut value, Origin::Custom), ["other", "spec.typo"]);
         default(&schema, &mut value);
@@ -468,23 +503,29 @@ mod tests {
             "rows": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"],
                 "items": {"type": "object", "properties": {"id": {"type": "string"}}}},
         }}));
-        assert_eq!(messages(&schema, &json!({"port": 0})), [
-            "kind: Required value",
-            "port: Invalid value: 0: port in body should be greater than or equal to 1",
-        ]);
-        assert_eq!(messages(&schema, &json!({"kind": "c"})), ["kind: Unsupported value: \"c\": supported values: \"a\", \"b\""]);
-        assert_eq!(messages(&schema, &json!({"kind": "a", "port": "x"})), [
-            "port: Invalid value: \"string\": port in body must be of type integer: \"string\"",
-        ]);
+        assert_eq!(
+            messages(&schema, &json!({"port": 0})),
+            ["kind: Required value", "port: Invalid value: 0: port in body should be greater than or equal to 1",]
+        );
+        assert_eq!(
+            messages(&schema, &json!({"kind": "c"})),
+            ["kind: Unsupported value: \"c\": supported values: \"a\", \"b\""]
+        );
+        assert_eq!(
+            messages(&schema, &json!({"kind": "a", "port": "x"})),
+            ["port: Invalid value: \"string\": port in body must be of type integer: \"string\"",]
+        );
         assert_eq!(messages(&schema, &json!({"kind": "a", "name": "ABCD"})).len(), 2);
-        assert_eq!(messages(&schema, &json!({"kind": "a", "rows": [{"id": "1"}, {"id": "1"}]})), [
-            "rows[1]: Duplicate value: {\"id\":\"1\"}",
-        ]);
+        assert_eq!(
+            messages(&schema, &json!({"kind": "a", "rows": [{"id": "1"}, {"id": "1"}]})),
+            ["rows[1]: Duplicate value: {\"id\":\"1\"}",]
+        );
     }
 
     #[test]
     fn one_of_several_schemas() {
-        let schema = schema(&json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
+        let schema =
+            schema(&json!({"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}},
             "oneOf": [{"required": ["a"], "properties": {"a": {}}}, {"required": ["b"], "properties": {"b": {}}}]}));
         assert_eq!(messages(&schema, &json!({"a": "x"})), Vec::<String>::new());
         assert_eq!(messages(&schema, &json!({"a": "x", "b": "y"})).len(), 1);

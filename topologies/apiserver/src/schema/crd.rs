@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::{Limits, ListKind, Rule, Scalar, Schema, Shape, Struct};
+use super::rules::Rule;
+use super::{Limits, ListKind, Scalar, Schema, Shape, Struct};
 
 /// Deeper than any real schema; keeps a hostile one from exhausting the stack.
 const MAX_DEPTH: usize = 64;
@@ -32,7 +33,9 @@ fn node(json: &Value, path: &str, depth: usize, inner: bool) -> Result<Schema, S
             Some("number") => Shape::Scalar(Scalar::Number),
             Some("boolean") => Shape::Scalar(Scalar::Bool),
             Some(other) => {
-                return Err(format!("{path}.type: Unsupported value: \"{other}\": supported values: \"array\", \"boolean\", \"integer\", \"number\", \"object\", \"string\""));
+                return Err(format!(
+                    "{path}.type: Unsupported value: \"{other}\": supported values: \"array\", \"boolean\", \"integer\", \"number\", \"object\", \"string\""
+                ));
             }
             None if flag("x-kubernetes-preserve-unknown-fields") => Shape::Any,
             None if inner && json["properties"].is_object() || json["required"].is_array() => {
@@ -62,7 +65,9 @@ fn node(json: &Value, path: &str, depth: usize, inner: bool) -> Result<Schema, S
 
 fn object(json: &Value, path: &str, depth: usize, inner: bool) -> Result<Shape, String> {
     let rest = match &json["additionalProperties"] {
-        Value::Object(_) => Some(node(&json["additionalProperties"], &format!("{path}.additionalProperties"), depth + 1, false)?),
+        Value::Object(_) => {
+            Some(node(&json["additionalProperties"], &format!("{path}.additionalProperties"), depth + 1, false)?)
+        }
         Value::Bool(true) => Some(Schema::default()),
         _ => None,
     };
@@ -80,7 +85,8 @@ fn object(json: &Value, path: &str, depth: usize, inner: bool) -> Result<Shape, 
         let inside = node(field, &format!("{path}.properties[{name}]"), depth + 1, inner)?;
         fields.fields.insert(name.clone(), inside);
     }
-    fields.required = json["required"].as_array().into_iter().flatten().filter_map(|r| Some(r.as_str()?.to_owned())).collect();
+    fields.required =
+        json["required"].as_array().into_iter().flatten().filter_map(|r| Some(r.as_str()?.to_owned())).collect();
     Ok(Shape::Struct(fields))
 }
 
@@ -102,7 +108,9 @@ fn list(json: &Value, path: &str, depth: usize, inner: bool) -> Result<Shape, St
                 .filter_map(|k| Some(k.as_str()?.to_owned()))
                 .collect();
             if keys.is_empty() {
-                return Err(format!("{path}.x-kubernetes-list-map-keys: Required value: must not be empty if x-kubernetes-list-type is map"));
+                return Err(format!(
+                    "{path}.x-kubernetes-list-map-keys: Required value: must not be empty if x-kubernetes-list-type is map"
+                ));
             }
             ListKind::Map(keys)
         }
@@ -114,10 +122,9 @@ fn list(json: &Value, path: &str, depth: usize, inner: bool) -> Result<Shape, St
 fn limits(json: &Value, path: &str, depth: usize) -> Result<Option<Limits>, String> {
     let pattern = match json["pattern"].as_str() {
         // Go and this engine share their syntax, but for the escaped slash that some schemas carry.
-        Some(text) => Some(
-            regex::Regex::new(&text.replace("\\/", "/"))
-                .map_err(|e| format!("{path}.pattern: Invalid value: \"{text}\": must be a valid regular expression, but isn't: {e}"))?,
-        ),
+        Some(text) => Some(regex::Regex::new(&text.replace("\\/", "/")).map_err(|e| {
+            format!("{path}.pattern: Invalid value: \"{text}\": must be a valid regular expression, but isn't: {e}")
+        })?),
         None => None,
     };
     let several = |name: &str| -> Result<Vec<Schema>, String> {
@@ -146,10 +153,11 @@ fn limits(json: &Value, path: &str, depth: usize) -> Result<Option<Limits>, Stri
         one_of: several("oneOf")?,
         not: json.get("not").map(|inner| node(inner, &format!("{path}.not"), depth + 1, true)).transpose()?,
         rules: rules
-            .filter_map(|r| {
-                Some(Rule { rule: r["rule"].as_str()?.to_owned(), message: r["message"].as_str().map(str::to_owned) })
+            .enumerate()
+            .map(|(i, rule)| {
+                Rule::parse(rule).map_err(|why| format!("{path}.x-kubernetes-validations[{i}].rule: {why}"))
             })
-            .collect(),
+            .collect::<Result<_, _>>()?,
     };
     Ok(if limits.is_empty() { None } else { Some(limits) })
 }
@@ -157,8 +165,14 @@ fn limits(json: &Value, path: &str, depth: usize) -> Result<Option<Limits>, Stri
 impl Limits {
     fn is_empty(&self) -> bool {
         let numbers = [self.minimum, self.maximum, self.multiple_of];
-        let counts =
-            [self.min_length, self.max_length, self.min_items, self.max_items, self.min_properties, self.max_properties];
+        let counts = [
+            self.min_length,
+            self.max_length,
+            self.min_items,
+            self.max_items,
+            self.min_properties,
+            self.max_properties,
+        ];
         self.enumeration.is_empty()
             && self.pattern.is_none()
             && self.format.is_none()

@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod crd;
+pub mod rules;
 pub mod types;
 
 use std::collections::BTreeMap;
@@ -95,14 +96,8 @@ pub struct Limits {
     pub any_of: Vec<Schema>,
     pub one_of: Vec<Schema>,
     pub not: Option<Schema>,
-    /// `x-kubernetes-validations`: (rule, message).
-    pub rules: Vec<Rule>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Rule {
-    pub rule: String,
-    pub message: Option<String>,
+    /// `x-kubernetes-validations`.
+    pub rules: Vec<rules::Rule>,
 }
 
 impl Schema {

@@ -51,12 +51,19 @@ impl Lab {
         let issuer = Issuer::new(authority, authority_key);
         let (server_cert, server_key) = certificate("apiserver", "lab", &issuer);
         let (admin_cert, admin_key) = certificate("admin", "system:masters", &issuer);
-        for (name, text) in [("ca.crt", &authority_cert.pem()), ("server.crt", &server_cert), ("server.key", &server_key)] {
+        for (name, text) in
+            [("ca.crt", &authority_cert.pem()), ("server.crt", &server_cert), ("server.key", &server_key)]
+        {
             std::fs::write(at(name), text).expect("a file");
         }
         let path = |name: &str| at(name).to_string_lossy().into_owned();
         let mut arguments: Vec<String> = vec!["apiserver".into(), "--listen".into(), "127.0.0.1:0".into()];
-        for (flag, name) in [("--tls-cert-file", "server.crt"), ("--tls-private-key-file", "server.key"), ("--client-ca-file", "ca.crt"), ("--pod-log-dir", "logs")] {
+        for (flag, name) in [
+            ("--tls-cert-file", "server.crt"),
+            ("--tls-private-key-file", "server.key"),
+            ("--client-ca-file", "ca.crt"),
+            ("--pod-log-dir", "logs"),
+        ] {
             arguments.extend([flag.to_owned(), path(name)]);
         }
         arguments.extend(["--advertise-address=10.0.0.5".into(), "--advertise-address=fd00:10::5".into()]);
@@ -111,7 +118,8 @@ impl Lab {
             let mut events = watcher(pods, watcher::Config::default()).applied_objects().boxed();
             let mut next = 10_u32;
             while let Ok(Some(pod)) = events.try_next().await {
-                let (name, namespace) = (pod.metadata.name.clone().unwrap_or_default(), pod.metadata.namespace.clone().unwrap_or_default());
+                let (name, namespace) =
+                    (pod.metadata.name.clone().unwrap_or_default(), pod.metadata.namespace.clone().unwrap_or_default());
                 let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
                 let placed = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
                 let running = pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running"));
