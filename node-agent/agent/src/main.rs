@@ -22,7 +22,8 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let flags = config::Flags::parse();
-    let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // The client's own errors come again as ours, with what was being done.
+    let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

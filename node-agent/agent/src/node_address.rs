@@ -15,6 +15,9 @@ use crate::realize::kube_api;
 
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long an API server that hangs is waited for when the addresses of the last time are there: the peers wait too.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// This node's own addresses; at least one is present.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeIps {
@@ -47,13 +50,22 @@ pub(crate) async fn find(config: &Config, client: &Client, waiting: impl Fn(Stri
     }
     let file = config.state_dir.join("node-addresses.json");
     loop {
-        let why = match ask(client, &config.node_name).await {
+        let remembered = recall(&file);
+        let asked = ask(client, &config.node_name);
+        let answer = match remembered {
+            None => asked.await,
+            Some(_) => {
+                let late = |_| Err("the API server does not answer".to_owned());
+                tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(late)
+            }
+        };
+        let why = match answer {
             Ok(ips) if ips != NodeIps::default() => {
                 remember(&file, ips);
                 return configured.or(ips);
             }
             Ok(_) => format!("Node {} has no InternalIP yet", config.node_name),
-            Err(why) => match recall(&file) {
+            Err(why) => match remembered {
                 Some(ips) => {
                     tracing::warn!(why, "going on with the addresses of the last time");
                     return configured.or(ips);
