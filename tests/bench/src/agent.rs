@@ -79,21 +79,21 @@ fn cpu_s(pid: u32) -> Result<f64> {
     Ok(ticks / 100.0)
 }
 
-/// Services without selector and their EndpointSlices, as one List.
+/// Services without selector and their EndpointSlices, as documents.
 fn services() -> String {
-    let mut out = String::from("apiVersion: v1\nkind: List\nitems:\n");
+    let mut out = String::new();
     for n in 0..SERVICES {
         let _ = write!(
             out,
-            "- {{apiVersion: v1, kind: Service, metadata: {{name: bench-{n}}}, spec: {{ports: [{{port: 80}}]}}}}\n\
-             - apiVersion: discovery.k8s.io/v1\n  kind: EndpointSlice\n  \
-             metadata: {{name: bench-{n}, labels: {{kubernetes.io/service-name: bench-{n}}}}}\n  addressType: IPv4\n  \
-             ports: [{{port: 8080, protocol: TCP}}]\n  endpoints:\n"
+            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: bench-{n}}}, spec: {{ports: [{{port: 80}}]}}}}\n\
+             ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: bench-{n}, labels: {{kubernetes.io/service-name: bench-{n}}}}}\naddressType: IPv4\n\
+             ports: [{{port: 8080, protocol: TCP}}]\nendpoints:\n"
         );
         for host in 1..=3 {
             let _ = writeln!(
                 out,
-                "  - {{addresses: [10.1.{}.{host}], nodeName: n2, conditions: {{ready: true}}}}",
+                "- {{addresses: [10.1.{}.{host}], nodeName: n2, conditions: {{ready: true}}}}",
                 100 + n % 100
             );
         }

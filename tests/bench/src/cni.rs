@@ -29,7 +29,7 @@ impl Plugin {
             .arg(format!("--net={}", self.host_netns))
             .arg(&self.program)
             .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", format!("{}-{}", self.whose, pod.name))
+            .env("CNI_CONTAINERID", format!("bench-{}", pod.name))
             .env("CNI_NETNS", pod.path())
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", &self.path)
@@ -58,8 +58,8 @@ pub(crate) fn run(table: &mut Table, rounds: usize) -> Result<()> {
     // A bound pod that the agent knows; the kubelet's own attachment has another container id.
     lab.kubectl(
         &["create", "-f", "-"],
-        "{apiVersion: v1, kind: Pod, metadata: {name: bench, labels: {app: bench}}, spec: {nodeName: n1, \
-         containers: [{name: c, image: none, command: [sleep, infinity]}]}}",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: bench, labels: {app: bench}}\n\
+         spec: {nodeName: n1, containers: [{name: c, image: none, command: [sleep, infinity]}]}\n",
     )?;
     lab.kubectl(&["wait", "--for=condition=Ready", "pod/bench", "--timeout=30s"], "")?;
     let bridge_host = Netns::create("cwb-cni-host")?;
