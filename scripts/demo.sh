@@ -42,10 +42,11 @@ title "Bringing it up"
 note "bring-up took $((SECONDS - started)) s"
 
 title "Deploying: 6 pods, a ClusterIP and two LoadBalancer Services"
+has_address() { [ -n "$(k get service "$1" -o jsonpath='{.status.loadBalancer.ingress[0].ip}')" ]; }
 k apply -f "$dir/manifests"
 k rollout status deployment/echo --timeout=60s
 for service in echo-cluster echo-local; do
-  k wait --for=jsonpath='{.status.loadBalancer.ingress[0].ip}' "service/$service" --timeout=30s
+  until_ok 30 "service $service gets an address" has_address "$service"
 done
 k get nodes,pods,services -o wide
 

@@ -3,20 +3,22 @@
 # and closes with "N passed, N failed". Exit code 1 when anything failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-topic=${1:?usage: scripts/e2e.sh rack|bgp|datapath|kube|wire}
+topic=${1:?usage: scripts/e2e.sh rack|bgp|datapath|kube}
 bin=target/debug
 
-# Ignored tests of a package: those that say why they need more than a plain `cargo test` gives.
-ignored() {
-  local log passed failed
+# Runs `cargo test` with the given arguments, one test at a time, and prints a line for each test.
+tests() {
+  local log passed failed rc
   log=$(mktemp)
-  cargo test --locked "$@" -- --ignored --test-threads=1 2>&1 | tee "$log" | grep -E '^(test |shown|---- )|panicked' || true
-  # The pipe hides cargo's exit code; a run that never reached its tests has no result line and counts as a failure.
+  cargo test --locked --no-fail-fast "$@" 2>&1 | tee "$log" |
+    { grep -E '^(test |shown|---- )|panicked' | grep -v '^test result:' || true; }
+  rc=${PIPESTATUS[0]}
+  # A run that did not get to any test, or not through, must not count as good.
   passed=$(awk '/^test result:/ {n += $4} END {print n + 0}' "$log")
   failed=$(awk '/^test result:/ {n += $6} END {print n + 0}' "$log")
-  if ! grep -q '^test result:' "$log"; then
+  if [ "$rc" != 0 ] || [ "$passed" = 0 ]; then
     tail -n 30 "$log" >&2
-    failed=1
+    [ "$failed" != 0 ] || failed=1
   fi
   [ "$failed" = 0 ] || grep -A 30 -E '^failures:' "$log" | head -n 120 >&2
   rm -f "$log"
@@ -26,9 +28,9 @@ ignored() {
 
 case "$topic" in
   rack) exec "$bin/causeway-e2e" rack ;;
-  bgp) ignored -p causeway-bgp-speaker ;;
-  datapath) ignored -p causeway-datapath-loader -p causeway-agent ;;
-  kube) ignored -p causeway-lab-apiserver ;;
+  bgp) tests -p causeway-bgp-speaker --tests -- --ignored --test-threads=1 ;;
+  datapath) tests -p causeway-datapath-loader -p causeway-agent --tests -- --ignored --test-threads=1 ;;
+  kube) tests -p causeway-lab-apiserver --tests -- --test-threads=1 ;;
   *)
     echo "e2e: unknown topic '$topic'; the topics are rack, bgp, datapath, kube" >&2
     exit 2

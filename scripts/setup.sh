@@ -13,7 +13,7 @@ needs=(
   "/usr/lib/llvm-22/bin/llvm-config llvm-22-dev" "/usr/lib/llvm-22/lib/libPolly.a libpolly-22-dev"
   "/usr/include/zstd.h libzstd-dev" "/usr/include/zlib.h zlib1g-dev"
   "protoc protobuf-compiler" "/usr/include/google/protobuf/empty.proto libprotobuf-dev"
-  "ip iproute2" "nft nftables" "iptables iptables" "tcpdump tcpdump" "iperf3 iperf3" "ping iputils-ping" "curl curl"
+  "ip iproute2" "nft nftables" "iptables iptables" "tcpdump tcpdump" "iperf3 iperf3" "ping iputils-ping" "sysctl procps" "ps procps" "curl curl"
   "/usr/lib/frr/bgpd frr" "bird bird2" "gobgpd gobgpd" "etcd etcd-server" "etcdctl etcd-client"
   "wireguard-go wireguard-go" "wg wireguard-tools" "bpftool bpftool" "conntrack conntrack" "jq jq"
   "python3 python3" "nginx nginx-light" "kubectl kubernetes-client" "/usr/lib/cni/bridge containernetworking-plugins"

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     /// Environment variable that makes the test write `crds/*.yaml` instead of comparing.
-    const REWRITE: &str = "CAUSEWAY_REWRITE_CRDS";
+    const REWRITE: &str = "UPDATE_FIXTURES";
 
     #[test]
     fn the_files_in_crds_are_these_definitions() {

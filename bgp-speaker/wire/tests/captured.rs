@@ -47,7 +47,7 @@ fn gobgp_over_ipv6() {
     check("gobgp-v6");
 }
 
-/// Compares a fixture with what its messages decode to; with `CAUSEWAY_BLESS` set, writes that into the fixture.
+/// Compares a fixture with what its messages decode to; with `UPDATE_FIXTURES` set, writes that into the fixture.
 fn check(name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.txt"));
     let text = fs::read_to_string(&path).unwrap();
@@ -72,11 +72,11 @@ fn check(name: &str) {
         }
     }
     assert!(messages > 3, "{name}: only {messages} messages");
-    if std::env::var_os("CAUSEWAY_BLESS").is_some() {
+    if std::env::var_os("UPDATE_FIXTURES").is_some() {
         fs::write(&path, &blessed).unwrap();
         return;
     }
-    assert_eq!(text, blessed, "{name}: set CAUSEWAY_BLESS=1 to accept");
+    assert_eq!(text, blessed, "{name}: set UPDATE_FIXTURES=1 to accept");
 }
 
 fn replay(octets: &[u8], context: &SessionContext) -> Message {

@@ -38,16 +38,16 @@ fn update() {
     replay("update", updates.collect(), targets::update);
 }
 
-/// Runs a target over its corpus, in which the captures must be; `CAUSEWAY_BLESS` writes them.
+/// Runs a target over its corpus, in which the captures must be; `UPDATE_FIXTURES` writes them.
 fn replay(target: &str, captures: Vec<(String, Vec<u8>)>, run: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus").join(target);
     for (name, octets) in captures {
         let path = folder.join(format!("capture-{name}"));
-        if std::env::var_os("CAUSEWAY_BLESS").is_some() {
+        if std::env::var_os("UPDATE_FIXTURES").is_some() {
             fs::create_dir_all(&folder).unwrap();
             fs::write(&path, &octets).unwrap();
         }
-        assert_eq!(fs::read(&path).ok(), Some(octets), "{}: set CAUSEWAY_BLESS=1 to accept", path.display());
+        assert_eq!(fs::read(&path).ok(), Some(octets), "{}: set UPDATE_FIXTURES=1 to accept", path.display());
     }
     let files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     for file in files {

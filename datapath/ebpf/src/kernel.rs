@@ -111,7 +111,7 @@ impl Node for Kernel {
     fn endpoint(&self, addr: &Addr, out: &mut Endpoint) -> bool {
         match ENDPOINTS.get_ptr(addr) {
             Some(row) => {
-                // SAFETY: the row is 24 bytes of plain data, aligned to 8; the map frees rows after a grace period only.
+                // SAFETY: the row is 24 bytes of plain data, aligned to 8, in memory that stays the map's.
                 unsafe { copy::<Endpoint, { size_of::<Endpoint>() / 8 }>(row, out) };
                 true
             }
@@ -132,13 +132,13 @@ impl Node for Kernel {
 
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<Service> {
-        // SAFETY: rows are plain data, copied at once; the map frees them after a grace period only.
+        // SAFETY: rows are plain data in memory that stays the map's while the program runs; any bytes are valid.
         unsafe { SERVICES.get(key) }.copied()
     }
 
     #[inline(always)]
     fn slot(&self, key: &SlotKey) -> Option<Slot> {
-        // SAFETY: rows are plain data, copied at once; the map frees them after a grace period only.
+        // SAFETY: rows are plain data in memory that stays the map's while the program runs; any bytes are valid.
         unsafe { SLOTS.get(key) }.copied()
     }
 
@@ -146,8 +146,9 @@ impl Node for Kernel {
     fn flow(&self, key: &Tuple, out: &mut Flow) -> bool {
         match FLOWS.get_ptr(key) {
             Some(row) => {
-                // SAFETY: the row is 56 bytes of plain data, aligned to 8. An LRU row can be reused under the copy; the
-                // mixture then belongs to a connection that was being evicted, and is never written back.
+                // SAFETY: the row is 56 bytes of plain data, aligned to 8, in memory that stays the map's while the program
+                // runs. It can be reused under the copy: any mixture is a valid `Flow`, and at worst misdirects a packet
+                // of a connection that was being evicted.
                 unsafe { copy::<Flow, { size_of::<Flow>() / 8 }>(row, out) };
                 true
             }

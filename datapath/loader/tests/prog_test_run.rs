@@ -118,7 +118,7 @@ fn what_is_not_for_the_programs_passes_untouched() {
 fn sizes_are_as_committed() {
     let mut kernel = Kernel::new(&world());
     let mut table = String::from(
-        "# Sizes of the programs\n\nWritten by `prog_test_run` with `UPDATE_SIZES=1`; the test fails when a number grows by more than a tenth.\n\n\
+        "# Sizes of the programs\n\nWritten by `prog_test_run` with `UPDATE_FIXTURES=1`; the test fails when a number grows by more than a tenth.\n\n\
          | program | verified instructions | translated bytes | JIT bytes (x86_64) |\n|---|---:|---:|---:|\n",
     );
     let mut now = Vec::new();
@@ -129,7 +129,7 @@ fn sizes_are_as_committed() {
         now.push((program.name(), row));
     }
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("ebpf").join("SIZES.md");
-    if std::env::var_os("UPDATE_SIZES").is_some() {
+    if std::env::var_os("UPDATE_FIXTURES").is_some() {
         std::fs::write(&file, table).unwrap();
         return;
     }
@@ -140,7 +140,7 @@ fn sizes_are_as_committed() {
         for (now, then) in row.iter().zip(&then) {
             assert!(
                 *now <= then + then / 10,
-                "{name} grew from {then} to {now}; if that is meant, run with UPDATE_SIZES=1"
+                "{name} grew from {then} to {now}; if that is meant, run with UPDATE_FIXTURES=1"
             );
         }
         assert_eq!(then.len(), row.len(), "{line}");

@@ -300,7 +300,7 @@ fn start_controllers(
     let lb = datapath::lb_driver(&t.lb, agent.datapath.as_ref()).context("reading the service map")?;
     let lb_real = lb.realised();
     let (mut latency, metrics) = (datapath::SliceLatency::default(), metrics.clone());
-    tasks.spawn(lb.run(datapath::LbApply(agent.datapath.clone()), move |action, result, _| {
+    tasks.spawn(lb.run(datapath::LbApply::new(agent.datapath.clone()), move |action, result, _| {
         latency.observe(&metrics, action, result);
     }));
     let ipcache = datapath::ipcache_driver(&t.ipcache, agent.datapath.as_ref()).context("reading the ipcache map")?;

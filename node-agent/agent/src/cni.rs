@@ -126,7 +126,12 @@ impl Cni {
             let Some(node) = reader.table().get(&key) else { continue };
             let addresses = node.addresses.iter().filter(|a| a.internal).map(|a| a.ip).collect();
             match self.verbs.set_node(&node.pod_cidrs, addresses) {
-                Ok(()) => write_conf(&agent.config),
+                Ok(()) => {
+                    if let Err(error) = pod::own_cidrs(&node.pod_cidrs) {
+                        tracing::warn!(%error, "packets to addresses that no pod has will loop");
+                    }
+                    write_conf(&agent.config);
+                }
                 Err(errors) => {
                     let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
                     if text != said {
@@ -149,7 +154,7 @@ fn prepare(agent: &Agent) -> anyhow::Result<Verbs> {
     };
     let verbs = Verbs::new(
         agent.datapath.clone(),
-        Box::new(Veths { hurry: Hurry::new(&config.state_dir) }),
+        Box::new(Veths { hurry: Hurry::new(&config.state_dir, config.expedite_rcu) }),
         Store::open(&config.state_dir)?,
         agent.tables.endpoints.clone(),
         mtu,

@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) enable_ipv6_masquerade: bool,
     /// MTU of pods' interfaces; 0: that of the uplinks.
     pub(crate) mtu: u32,
+    /// Short RCU grace periods while a CNI verb runs; the switch is the machine's.
+    pub(crate) expedite_rcu: bool,
     /// Namespace of the Secrets with BGP passwords.
     pub(crate) bgp_secrets_namespace: String,
     /// Announce the addresses of Services that have no backends anywhere.
@@ -91,6 +93,7 @@ const OPTIONS: &[Opt] = &[
     opt("enable-ipv4-masquerade", Some("true"), "Translate the source of IPv4 traffic that leaves the cluster"),
     opt("enable-ipv6-masquerade", Some("true"), "Translate the source of IPv6 traffic that leaves the cluster"),
     opt("mtu", Some("0"), "MTU of pods' interfaces; 0: that of the uplinks"),
+    opt("expedite-rcu", Some("true"), "Set /sys/kernel/rcu_expedited for the milliseconds of a CNI verb"),
     opt("bgp-secrets-namespace", Some("kube-system"), "Namespace of the Secrets with BGP passwords"),
     opt("enable-no-service-endpoints-routable", Some("false"), "Announce addresses of Services without any backend"),
     opt("node-ipv4", Some(""), "This node's IPv4 address; empty: the InternalIP of its Node object"),
@@ -205,6 +208,7 @@ impl Config {
             enable_ipv4_masquerade: v.parse("enable-ipv4-masquerade", "is neither true nor false")?,
             enable_ipv6_masquerade: v.parse("enable-ipv6-masquerade", "is neither true nor false")?,
             mtu: v.parse("mtu", "is not a number of bytes")?,
+            expedite_rcu: v.parse("expedite-rcu", "is neither true nor false")?,
             bgp_secrets_namespace: v.required("bgp-secrets-namespace")?,
             enable_no_service_endpoints_routable: v
                 .parse("enable-no-service-endpoints-routable", "is neither true nor false")?,

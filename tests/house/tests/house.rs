@@ -57,7 +57,8 @@ fn metadata() -> serde_json::Value {
 }
 
 fn our_files(extension: &str) -> Vec<PathBuf> {
-    let out = Command::new("git").args(["ls-files", "*.rs", "*.toml", "*.md", "*.sh"]).current_dir(root()).output().unwrap();
+    let out =
+        Command::new("git").args(["ls-files", "*.rs", "*.toml", "*.md", "*.sh"]).current_dir(root()).output().unwrap();
     String::from_utf8(out.stdout)
         .unwrap()
         .lines()
@@ -139,7 +140,8 @@ fn pure_crates_prove_that_they_are() {
         let head = std::fs::read_to_string(dir.join("src/lib.rs")).unwrap();
         let banned = std::fs::read_to_string(dir.join("clippy.toml")).unwrap_or_default();
         assert!(
-            head.contains("#![no_std]") || (banned.contains("std::time::Instant::now") && banned.contains("disallowed")),
+            head.contains("#![no_std]")
+                || (banned.contains("std::time::Instant::now") && banned.contains("disallowed")),
             "{} is neither no_std nor has a clippy.toml that bans clocks",
             dir.display()
         );

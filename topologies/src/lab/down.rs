@@ -31,11 +31,15 @@ pub(crate) fn run(name: Option<&str>, all: bool) -> Result<()> {
         eprintln!("no lab is up");
     }
     let progress = Progress::start();
+    let mut result = Ok(());
     for lab in labs {
-        let summary = remove(&lab)?;
-        progress.say(format!("{}: {summary}", lab.name));
+        match remove(&lab) {
+            Ok(summary) => progress.say(format!("{}: {summary}", lab.name)),
+            // The other labs go all the same.
+            Err(error) => result = result.and(Err(error.context(format!("lab {}", lab.name)))),
+        }
     }
-    Ok(())
+    result
 }
 
 /// Labs with state, and labs of which only pins are left.
@@ -63,6 +67,7 @@ pub(crate) fn remove(lab: &Lab) -> Result<String> {
     let pod_namespaces: Vec<String> =
         namespaces.iter().filter(|name| name.starts_with(&lab.netns("p-"))).cloned().collect();
     ended += process::end(&inhabitants(&pod_namespaces), GRACE);
+    calm(&host_dirs(lab));
     let mut result = remove_tree(&Path::new(BPF_ROOT).join(&lab.name));
     result = result.and(each(namespaces.iter().map(|name| move || netns::remove(name))));
     result = result.and(remove_tree(&lab.dir));
@@ -75,6 +80,14 @@ pub(crate) fn remove(lab: &Lab) -> Result<String> {
         return Ok("no such lab, and nothing of one".into());
     }
     Ok(format!("{ended} processes ended, {} namespaces removed", namespaces.len()))
+}
+
+/// An agent that was killed in the middle of a CNI verb leaves the machine's switch for short RCU grace periods on, and a
+/// note of it in its state directory for the next agent. Here no next one comes.
+fn calm(hosts: &[PathBuf]) {
+    if hosts.iter().any(|dir| dir.join("rcu_expedited").exists()) {
+        let _ = fs::write("/sys/kernel/rcu_expedited", "0");
+    }
 }
 
 fn host_dirs(lab: &Lab) -> Vec<PathBuf> {

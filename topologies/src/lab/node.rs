@@ -66,15 +66,19 @@ pub(crate) fn remove(lab: &str, node: &str) -> Result<()> {
     };
     let records: Vec<_> =
         process::all(&lab).into_iter().filter(|record| record.spec.host.as_deref() == Some(node)).collect();
-    let pods: Vec<PodRecord> = process::read_records(&lab.host(node).join("pods"));
-    let mut ids: Vec<_> = records.iter().map(|record| record.id).collect();
-    ids.extend(pods.iter().flat_map(PodRecord::processes));
     // The ToRs end the sessions: of an agent that merely went away they would keep the routes, for its restart.
     for cable in &host.cables {
         for peer in [cable.v4.addr().to_string(), cable.v6.addr().to_string()] {
             fabric::vtysh(&lab, &cable.tor, &format!("clear bgp {peer}"))?;
         }
     }
+    // The kubelet first: it would start again what ends.
+    let (kubelets, others): (Vec<_>, Vec<_>) =
+        records.iter().partition(|record| record.spec.name.starts_with("kubelet-"));
+    process::end(&kubelets.iter().map(|record| record.id).collect::<Vec<_>>(), down::GRACE);
+    let pods: Vec<PodRecord> = process::read_records(&lab.host(node).join("pods"));
+    let mut ids: Vec<_> = pods.iter().flat_map(PodRecord::processes).collect();
+    ids.extend(others.iter().map(|record| record.id));
     process::end(&ids, down::GRACE);
     for record in &records {
         let _ = std::fs::remove_file(lab.processes().join(format!("{}.json", record.spec.name)));

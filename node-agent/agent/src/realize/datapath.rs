@@ -3,11 +3,12 @@
 //! The calls into the datapath are system calls of microseconds, so that they are made where they stand, without a
 //! thread of their own; only the sweep of the flow table takes longer and gets one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use causeway_datapath_loader::{Datapath, Frontend, boot_time_s};
+use causeway_datapath_loader::{Datapath, FlowRow, Frontend, Proto, boot_time_s};
 use causeway_table::{Action, Apply, Backoff, Driver, Policy};
 use ipnet::IpNet;
 
@@ -43,15 +44,55 @@ pub(crate) fn ipcache_driver(
 }
 
 /// Frontends into the datapath.
-pub(crate) struct LbApply(pub(crate) Arc<dyn Datapath>);
+pub(crate) struct LbApply {
+    datapath: Arc<dyn Datapath>,
+    /// Backends of each UDP frontend, as last written.
+    udp: HashMap<Frontend, BTreeSet<SocketAddr>>,
+}
+
+impl LbApply {
+    pub(crate) fn new(datapath: Arc<dyn Datapath>) -> LbApply {
+        LbApply { datapath, udp: HashMap::new() }
+    }
+
+    /// Forgets the UDP flows to backends that are gone. A UDP client that keeps its port and goes on sending would
+    /// keep its flow alive for ever and never get another backend. TCP flows stay: their pods may be draining.
+    fn forget(&mut self, key: Frontend, now: BTreeSet<SocketAddr>) -> Result<(), String> {
+        if key.proto != Proto::Udp {
+            return Ok(());
+        }
+        // What an earlier process wrote is unknown: then every flow is looked at once.
+        let kept = self.udp.get(&key).is_some_and(|before| before.is_subset(&now));
+        if !kept {
+            let vip = SocketAddr::new(key.addr, key.port);
+            let gone = |flow: &FlowRow| {
+                let (frontend, backend) =
+                    if flow.is_reply() { (flow.to.src, flow.from.src) } else { (flow.from.dst, flow.to.dst) };
+                flow.service_id != 0
+                    && flow.from.proto == key.proto.number()
+                    && frontend == vip
+                    && !now.contains(&backend)
+            };
+            self.datapath.delete_flows(&gone).map_err(|e| e.to_string())?;
+        }
+        if now.is_empty() {
+            self.udp.remove(&key)
+        } else {
+            self.udp.insert(key, now)
+        };
+        Ok(())
+    }
+}
 
 impl Apply<Frontend, LbRow> for LbApply {
     async fn upsert(&mut self, key: &Frontend, row: &LbRow) -> Result<(), String> {
-        self.0.upsert_service(*key, &row.lb).map(drop).map_err(|e| e.to_string())
+        self.datapath.upsert_service(*key, &row.lb).map_err(|e| e.to_string())?;
+        self.forget(*key, row.lb.backends.iter().map(|backend| backend.addr).collect())
     }
 
     async fn delete(&mut self, key: &Frontend) -> Result<(), String> {
-        self.0.delete_service(*key).map(drop).map_err(|e| e.to_string())
+        self.datapath.delete_service(*key).map_err(|e| e.to_string())?;
+        self.forget(*key, BTreeSet::new())
     }
 }
 
@@ -115,7 +156,7 @@ mod tests {
     use super::*;
     use crate::control::services::{AddressKind, LbRow};
     use crate::intent::Key;
-    use causeway_datapath_loader::{Backend, Fake, LbService, Proto};
+    use causeway_datapath_loader::{Backend, Fake, LbService};
     use causeway_table::{RowStatus, Shared};
 
     fn frontend(n: u8) -> Frontend {
@@ -146,7 +187,7 @@ mod tests {
         let desired = Shared::default();
         let driver = lb_driver(&desired, fake.as_ref()).unwrap();
         let realised = driver.realised();
-        let task = tokio::spawn(driver.run(LbApply(fake.clone()), |_, _, _| {}));
+        let task = tokio::spawn(driver.run(LbApply::new(fake.clone()), |_, _, _| {}));
         desired.set(frontend(1), row("10.1.1.2:80"));
         let mut reader = realised.reader();
         while realised.get(&frontend(1)).is_none_or(|r| r.status != RowStatus::Done) {
@@ -173,7 +214,7 @@ mod tests {
         let desired = Shared::default();
         let driver = lb_driver(&desired, fake.as_ref()).unwrap();
         let realised = driver.realised();
-        let task = tokio::spawn(driver.run(LbApply(fake.clone()), |_, _, _| {}));
+        let task = tokio::spawn(driver.run(LbApply::new(fake.clone()), |_, _, _| {}));
         desired.set(frontend(1), row("10.1.1.2:80"));
         let mut reader = realised.reader();
         while !realised.get(&frontend(1)).is_some_and(|r| matches!(r.status, RowStatus::Failed { .. })) {

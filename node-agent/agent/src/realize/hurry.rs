@@ -17,6 +17,7 @@ const SWITCH: &str = "/sys/kernel/rcu_expedited";
 pub(crate) struct Hurry {
     switch: PathBuf,
     note: PathBuf,
+    allowed: bool,
     busy: Arc<AtomicBool>,
 }
 
@@ -25,14 +26,14 @@ pub(crate) struct Hurry {
 pub(crate) struct Hurried<'a>(&'a Hurry);
 
 impl Hurry {
-    /// Switches back what a process that was killed left on.
-    pub(crate) fn new(state_dir: &Path) -> Hurry {
-        Hurry::with(Path::new(SWITCH), state_dir)
+    /// Switches back what a process that was killed left on. Unless `allowed`, it never switches anything on.
+    pub(crate) fn new(state_dir: &Path, allowed: bool) -> Hurry {
+        Hurry::with(Path::new(SWITCH), state_dir, allowed)
     }
 
-    fn with(switch: &Path, state_dir: &Path) -> Hurry {
+    fn with(switch: &Path, state_dir: &Path, allowed: bool) -> Hurry {
         let note = state_dir.join("rcu_expedited");
-        let hurry = Hurry { switch: switch.into(), note, busy: Arc::default() };
+        let hurry = Hurry { switch: switch.into(), note, allowed, busy: Arc::default() };
         if hurry.note.exists() {
             hurry.off();
         }
@@ -41,7 +42,7 @@ impl Hurry {
 
     /// Begins to hurry. `None` where somebody does already, or nobody may: then things take their time, no more.
     pub(crate) fn begin(&self) -> Option<Hurried<'_>> {
-        if self.busy.swap(true, Ordering::AcqRel) {
+        if !self.allowed || self.busy.swap(true, Ordering::AcqRel) {
             return None;
         }
         let off = fs::read_to_string(&self.switch).is_ok_and(|text| text.trim() == "0");
@@ -87,7 +88,7 @@ mod tests {
     #[test]
     fn the_switch_is_on_only_meanwhile() {
         let (dir, switch) = room();
-        let hurry = Hurry::with(&switch, dir.path());
+        let hurry = Hurry::with(&switch, dir.path(), true);
         let read = || fs::read_to_string(&switch).unwrap();
         let hurried = hurry.begin();
         assert_eq!(read(), "1");
@@ -95,21 +96,24 @@ mod tests {
         drop(hurried);
         assert_eq!(read(), "0");
         assert!(hurry.begin().is_some());
+        drop(hurry);
+        assert!(Hurry::with(&switch, dir.path(), false).begin().is_none(), "not allowed");
+        assert_eq!(read(), "0");
     }
 
     #[test]
     fn what_a_killed_process_left_is_switched_off_and_what_others_set_is_left() {
         let (dir, switch) = room();
-        let first = Hurry::with(&switch, dir.path());
+        let first = Hurry::with(&switch, dir.path(), true);
         std::mem::forget(first.begin());
         assert_eq!(fs::read_to_string(&switch).unwrap(), "1");
-        Hurry::with(&switch, dir.path());
+        Hurry::with(&switch, dir.path(), true);
         assert_eq!(fs::read_to_string(&switch).unwrap(), "0");
 
         fs::write(&switch, "1").unwrap();
-        let second = Hurry::with(&switch, dir.path());
+        let second = Hurry::with(&switch, dir.path(), true);
         assert!(second.begin().is_none());
         assert_eq!(fs::read_to_string(&switch).unwrap(), "1");
-        assert!(Hurry::with(Path::new("/nonexistent/switch"), dir.path()).begin().is_none());
+        assert!(Hurry::with(Path::new("/nonexistent/switch"), dir.path(), true).begin().is_none());
     }
 }

@@ -235,6 +235,18 @@ impl Netlink {
             .map_err(|e| NetError::new(format!("writing the route to {}", route.dst), e))
     }
 
+    /// Makes the kernel refuse what has no better route, with an ICMP error to the sender.
+    pub(crate) fn set_unreachable(&self, dst: IpNet) -> Result<()> {
+        let mut message = route_message(&Route { dst, oif: 0, gateway: None, prefer: None });
+        message.header.kind = RouteType::Unreachable;
+        message.header.scope = RouteScope::Universe;
+        // The kernel takes none here.
+        message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_)));
+        self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
+            .map(drop)
+            .map_err(|e| NetError::new(format!("writing the unreachable route to {dst}"), e))
+    }
+
     /// Routes of the main table.
     pub(crate) fn routes(&self, v4: bool) -> Result<Vec<RouteMessage>> {
         let mut message = RouteMessage::default();

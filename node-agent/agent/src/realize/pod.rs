@@ -283,6 +283,16 @@ pub(crate) fn uplinks(names: &[String]) -> Result<Vec<netlink::Link>> {
     names.iter().map(|name| Ok(node.link_by_name(name)?.ok_or_else(|| vanished(name))?)).collect()
 }
 
+/// Refuses packets to addresses of this node's pod CIDRs that no pod has. Without that, the default route would send them
+/// back to the fabric, which sends them here, until no hop is left. A pod's own route is longer and wins.
+pub(crate) fn own_cidrs(cidrs: &[IpNet]) -> Result<()> {
+    let node = Netlink::open()?;
+    for cidr in cidrs {
+        node.set_unreachable(cidr.trunc())?;
+    }
+    Ok(())
+}
+
 /// Prepares the node for forwarding between pods and uplinks. Idempotent.
 pub(crate) fn prepare_node(ipv4: bool, ipv6: bool, uplinks: &[netlink::Link]) -> Result<()> {
     if ipv4 {

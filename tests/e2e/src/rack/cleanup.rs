@@ -18,6 +18,7 @@ use crate::report::{Report, until};
 const NAME: &str = "e2e-cleanup";
 
 pub(crate) fn run(report: &mut Report) -> Result<()> {
+    ensure!(std::env::var_os("KEEP_LAB").is_none(), "this scenario takes labs down and cannot run with KEEP_LAB");
     let before = Traces::take()?;
     let lab = deployed(NAME)?;
     report.show("down leaves nothing behind", || {
@@ -56,6 +57,7 @@ fn crash(lab: &Lab) -> Result<usize> {
 struct Traces {
     root_links: BTreeSet<String>,
     root_routes: BTreeSet<String>,
+    rcu_expedited: Option<String>,
 }
 
 impl Traces {
@@ -63,6 +65,7 @@ impl Traces {
         Ok(Traces {
             root_links: lines("ip", &["-br", "link"])?,
             root_routes: lines("ip", &["route", "show", "table", "all"])?,
+            rcu_expedited: rcu_expedited(),
         })
     }
 
@@ -82,10 +85,7 @@ impl Traces {
         let of_lab = |rows: BTreeSet<String>| rows.into_iter().filter(|r| r.contains(NAME)).collect::<BTreeSet<_>>();
         add("namespace", &of_lab(lines("ip", &["netns", "list"])?));
         add("mount", &of_lab(std::fs::read_to_string("/proc/mounts")?.lines().map(str::to_owned).collect()));
-        add(
-            "process",
-            &of_lab(lines("ps", &["-eo", "pid,args"])?).into_iter().filter(|r| !r.contains("causeway-e2e")).collect(),
-        );
+        add("process", &processes()?);
         add("link", &(&lines("ip", &["-br", "link"])? - &self.root_links));
         add("route", &(&lines("ip", &["route", "show", "table", "all"])? - &self.root_routes));
         for dir in [format!("/run/causeway-lab/{NAME}"), format!("/sys/fs/bpf/causeway-lab/{NAME}")] {
@@ -93,11 +93,35 @@ impl Traces {
                 left.push(format!("file {dir}"));
             }
         }
+        if rcu_expedited() != self.rcu_expedited {
+            left.push(format!("/sys/kernel/rcu_expedited was {:?}, is {:?}", self.rcu_expedited, rcu_expedited()));
+        }
         Ok(left)
     }
 }
 
+/// Processes of the lab. A pod's command names the lab only by its working directory.
+fn processes() -> Result<BTreeSet<String>> {
+    let mut rows = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Ok(args) = std::fs::read(path.join("cmdline")) else { continue };
+        let args = String::from_utf8_lossy(&args).replace('\0', " ");
+        let cwd = std::fs::read_link(path.join("cwd")).unwrap_or_default().display().to_string();
+        if (args.contains(NAME) || cwd.contains(NAME)) && !args.contains("causeway-e2e") {
+            rows.insert(format!("{} {args}in {cwd}", path.display()));
+        }
+    }
+    Ok(rows)
+}
+
+/// The machine-wide switch that agents use for the milliseconds of a CNI verb.
+fn rcu_expedited() -> Option<String> {
+    std::fs::read_to_string("/sys/kernel/rcu_expedited").ok()
+}
+
 fn lines(program: &str, args: &[&str]) -> Result<BTreeSet<String>> {
     let out = Command::new(program).args(args).output().with_context(|| program.to_owned())?;
+    ensure!(out.status.success(), "{program} {args:?}: {}", text(&out));
     Ok(String::from_utf8_lossy(&out.stdout).lines().map(|l| l.trim().to_owned()).collect())
 }

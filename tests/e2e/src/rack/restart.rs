@@ -203,6 +203,15 @@ impl Watch {
     }
 }
 
+impl Drop for Watch {
+    fn drop(&mut self) {
+        for (_, monitor) in &mut self.monitors {
+            let _ = monitor.kill();
+            let _ = monitor.wait();
+        }
+    }
+}
+
 /// FRR's log of the UPDATEs that a ToR receives.
 fn update_log(lab: &Lab, tor: &str) -> PathBuf {
     lab.dir().join("frr").join(tor).join("updates.log")
