@@ -197,6 +197,8 @@ async fn objects() {
     kubectl.run("create service nodeport np --tcp=80:8080").await.ok();
     kubectl.run("get service np -o jsonpath={.spec.ports[0].targetPort}").await.ok().has("8080");
     kubectl.run("auth can-i create pods").await.ok().has("yes");
+    let list = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: of-a-list}}\n";
+    kubectl.with_input("create -f -", list).await.ok().has("configmap/of-a-list created");
     kubectl.run("auth whoami").await.ok().has("admin").has("system:masters");
     // Patches of every kind.
     kubectl.run("patch configmap a --type=merge -p {\"data\":{\"m\":\"1\"}}").await.ok().has("patched");

@@ -69,7 +69,10 @@ async fn route(server: Server, request: Request) -> ApiResult<Response> {
         ["apis", group] => discovery::group(&server.api, group),
         ["api", version] => discovery::resources(&server.api, "", version),
         ["apis", group, version] => discovery::resources(&server.api, group, version),
-        ["openapi", "v2"] => Ok(axum::Json(openapi::v2()).into_response()),
+        ["openapi", "v2"] => {
+            let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+            Ok(openapi::v2(accept.unwrap_or_default()))
+        }
         ["openapi", "v3"] => Ok(axum::Json(openapi::index(&server.api)).into_response()),
         ["openapi", "v3", "api", version] => openapi::document(&server.api, "", version),
         ["openapi", "v3", "apis", group, version] => openapi::document(&server.api, group, version),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 use crate::api::Api;
@@ -10,9 +11,19 @@ use crate::kinds::{Resource, api_version};
 use crate::schema::{ListKind, Scalar, Schema, Shape, types};
 use crate::status::{ApiError, ApiResult};
 
-/// The older document: clients that want it as protobuf fall back to v3.
-pub(super) fn v2() -> Value {
-    json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1.32.4"}, "paths": {}, "definitions": {}})
+/// Media type of the older document as answered. kubectl asks for `...v2@v1.0+protobuf`, which is no legal media type, and
+/// would not read it in an answer.
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// The older document, without definitions: kubectl reads it for what v3 does not have (`kind: List`) and before 1.27
+/// for everything, and leaves the validation of kinds it does not find there to the server.
+pub(super) fn v2(accept: &str) -> Response {
+    if accept.contains("proto-openapi") {
+        // A `Document` with its first field, `swagger`, set to "2.0".
+        return ([(CONTENT_TYPE, V2_PROTOBUF)], b"\x0a\x032.0".as_slice()).into_response();
+    }
+    let info = json!({"title": "Kubernetes", "version": "v1.32.4"});
+    axum::Json(json!({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}})).into_response()
 }
 
 pub(super) fn index(api: &Api) -> Value {
