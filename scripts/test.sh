@@ -31,9 +31,19 @@ step() {
   rm -f "$log"
 }
 
-# Topic kube needs no root and is a part of the plain tests.
+topics=(datapath bgp rack)
+# Debian 12's own kubectl (1.20) lacks commands that topic kube uses. Everything else works with it.
+minor=$(kubectl version --client -o json 2>/dev/null | jq -r '.clientVersion.minor' | tr -cd 0-9)
+if [ "${minor:-0}" -ge 28 ]; then
+  topics+=(kube)
+else
+  echo "topic kube is left out: kubectl 1.${minor:-?} is older than 1.28; install a newer client to run it" >&2
+  # Where a machine decides what lands, a test that cannot run is a failure.
+  [ -z "${CI:-}" ] || failed=$((failed + 1))
+fi
+
 step scripts/unit.sh
-for topic in datapath bgp rack; do
+for topic in "${topics[@]}"; do
   step scripts/e2e.sh "$topic"
 done
 

@@ -98,6 +98,7 @@ spec: {selector: {app: web}, ports: [{port: 80, name: http}], type: NodePort}
 ";
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs kubectl 1.28 or newer; run by make e2e TOPIC=kube"]
 async fn workloads() {
     let lab = Lab::start().await;
     let kubectl = Kubectl::new(&lab);
@@ -184,6 +185,7 @@ async fn follow(kubectl: &Kubectl<'_>, pod: &str, file: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs kubectl 1.28 or newer; run by make e2e TOPIC=kube"]
 async fn objects() {
     let lab = Lab::start().await;
     let kubectl = Kubectl::new(&lab);
@@ -287,6 +289,7 @@ spec:
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs kubectl 1.28 or newer; run by make e2e TOPIC=kube"]
 async fn custom_resources() {
     let lab = Lab::start().await;
     let kubectl = Kubectl::new(&lab);
