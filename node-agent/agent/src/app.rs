@@ -328,7 +328,8 @@ fn start_controllers(
         lb_real: lb_real.clone(),
         speaker: speaker.clone(),
         plan: plan_sender,
-        saved: bgp_saved::load(&saved),
+        // Without the rows of an earlier process there is nothing to serve what it announced.
+        saved: if adopted { bgp_saved::load(&saved) } else { None },
         restored: false,
         facts: std::collections::BTreeMap::new(),
         complete: std::collections::BTreeSet::new(),

@@ -148,14 +148,20 @@ impl Verbs {
     fn adopt_one(&self, state: &mut State, mut endpoint: LocalEndpoint) -> Result<(), ErrorBody> {
         let what = format!("adopting pod {}/{}", endpoint.pod.namespace, endpoint.pod.name);
         let (wish, made) = (wish_of(&endpoint, state, self.mtu), made_of(&endpoint, self.mtu));
-        let found = self.plumbing.adopt(&wish, &made).map_err(|e| pod_error(&what, &e))?;
+        // Only a vanished interface is a reason to forget a pod: a passing error must not cut a running one off.
+        let found = self.plumbing.adopt(&wish, &made).unwrap_or_else(|error| {
+            tracing::warn!(%error, what, "the pod's interface stays as it is");
+            Some(endpoint.ifindex)
+        });
         let Some(ifindex) = found else {
             return Err(ErrorBody::new(code::NETWORK, what, format!("interface {} is gone", endpoint.host_ifname)));
         };
         state.ipam.restore(addresses_of(&endpoint)).map_err(|e| ipam_error(&what, &e))?;
         state.last_id = state.last_id.max(endpoint.id);
         endpoint.ifindex = ifindex;
-        self.install(&endpoint)?;
+        if let Err(error) = self.install(&endpoint) {
+            tracing::warn!(%error, what, "the pod goes on with what is in the kernel");
+        }
         self.endpoints.set(endpoint.attachment.clone(), endpoint);
         Ok(())
     }
@@ -181,7 +187,10 @@ impl Verbs {
         let queued = self.store.deletions().map_err(|e| store_error("reading queued deletions", &e))?;
         let mut done = 0;
         for (file, del) in queued {
-            self.del(&del)?;
+            if let Err(error) = self.del(&del) {
+                tracing::warn!(%error, "a queued deletion failed; the next start tries again");
+                continue;
+            }
             self.store.forget(file).map_err(|e| store_error("forgetting a queued deletion", &e))?;
             done += 1;
         }
@@ -238,6 +247,7 @@ impl Verbs {
         if let Err(error) = self.install(&endpoint) {
             if let Err(undo) = self.remove(&mut state, &endpoint) {
                 tracing::warn!(%undo, "cannot undo a failed attachment; DEL will");
+                self.endpoints.set(add.attachment.clone(), endpoint.clone());
             }
             return Err(error);
         }

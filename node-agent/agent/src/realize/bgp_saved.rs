@@ -17,8 +17,9 @@ use tokio::sync::watch;
 
 use crate::control::bgp::Plan;
 
-/// Changes within this time become one write.
-const COALESCE: Duration = Duration::from_secs(2);
+/// Changes within this time become one write. Shorter than the drain of a frontend: what is unprogrammed must not stand
+/// in the file.
+const COALESCE: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Saved {

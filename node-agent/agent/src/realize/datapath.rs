@@ -3,7 +3,7 @@
 //! The calls into the datapath are system calls of microseconds, so that they are made where they stand, without a
 //! thread of their own; only the sweep of the flow table takes longer and gets one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,18 +51,25 @@ pub(crate) struct LbApply {
 }
 
 impl LbApply {
+    /// Starts from what an earlier process wrote.
     pub(crate) fn new(datapath: Arc<dyn Datapath>) -> LbApply {
-        LbApply { datapath, udp: HashMap::new() }
+        let rows = datapath.services().unwrap_or_else(|error| {
+            tracing::warn!(%error, "flows to backends that went while no agent ran stay until they expire");
+            BTreeMap::new()
+        });
+        let udp = rows.into_iter().filter(|(key, _)| key.proto == Proto::Udp);
+        let udp = udp.map(|(key, lb)| (key, lb.backends.iter().map(|backend| backend.addr).collect())).collect();
+        LbApply { datapath, udp }
     }
 
     /// Forgets the UDP flows to backends that are gone. A UDP client that keeps its port and goes on sending would
-    /// keep its flow alive for ever and never get another backend. TCP flows stay: their pods may be draining.
-    fn forget(&mut self, key: Frontend, now: BTreeSet<SocketAddr>) -> Result<(), String> {
+    /// keep its flow alive for ever and never get another backend. TCP flows stay: their pods may be draining. Only a
+    /// frontend that lost a backend costs a walk over the flows, and a failed walk is no reason to withdraw it.
+    fn forget(&mut self, key: Frontend, now: BTreeSet<SocketAddr>) {
         if key.proto != Proto::Udp {
-            return Ok(());
+            return;
         }
-        // What an earlier process wrote is unknown: then every flow is looked at once.
-        let kept = self.udp.get(&key).is_some_and(|before| before.is_subset(&now));
+        let kept = self.udp.get(&key).is_none_or(|before| before.is_subset(&now));
         if !kept {
             let vip = SocketAddr::new(key.addr, key.port);
             let gone = |flow: &FlowRow| {
@@ -73,26 +80,29 @@ impl LbApply {
                     && frontend == vip
                     && !now.contains(&backend)
             };
-            self.datapath.delete_flows(&gone).map_err(|e| e.to_string())?;
+            if let Err(error) = self.datapath.delete_flows(&gone) {
+                tracing::warn!(frontend = %key, %error, "flows to removed backends stay until they expire");
+            }
         }
         if now.is_empty() {
             self.udp.remove(&key)
         } else {
             self.udp.insert(key, now)
         };
-        Ok(())
     }
 }
 
 impl Apply<Frontend, LbRow> for LbApply {
     async fn upsert(&mut self, key: &Frontend, row: &LbRow) -> Result<(), String> {
         self.datapath.upsert_service(*key, &row.lb).map_err(|e| e.to_string())?;
-        self.forget(*key, row.lb.backends.iter().map(|backend| backend.addr).collect())
+        self.forget(*key, row.lb.backends.iter().map(|backend| backend.addr).collect());
+        Ok(())
     }
 
     async fn delete(&mut self, key: &Frontend) -> Result<(), String> {
         self.datapath.delete_service(*key).map_err(|e| e.to_string())?;
-        self.forget(*key, BTreeSet::new())
+        self.forget(*key, BTreeSet::new());
+        Ok(())
     }
 }
 

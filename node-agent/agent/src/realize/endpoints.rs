@@ -196,6 +196,11 @@ impl Endpoints {
 
     async fn forget(&mut self, attachment: &Attachment) -> Result<(), WriteError> {
         let Some(written) = self.written.get(attachment) else { return Ok(()) };
+        // A new pod of the same name has taken the object over.
+        if self.written.iter().any(|(other, w)| other != attachment && w.uid == written.uid) {
+            self.written.remove(attachment);
+            return Ok(());
+        }
         let meta = &written.object.metadata;
         let api: Api<CiliumEndpoint> =
             Api::namespaced(self.client.clone(), meta.namespace.as_deref().unwrap_or_default());
