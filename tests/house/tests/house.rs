@@ -1,4 +1,5 @@
 //! The house's rules, read from `cargo metadata` and from the files themselves.
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
