@@ -4,6 +4,7 @@ use causeway_api::cni::Attachment;
 use causeway_bgp_speaker::Secret;
 use causeway_datapath_loader::Frontend;
 use causeway_k8s::checked::{Advertisement, PeerConfig};
+use causeway_mesh_schema::ClusterId;
 use causeway_table::Shared;
 use ipnet::IpNet;
 
@@ -12,6 +13,7 @@ use crate::control::services::LbRow;
 use crate::intent::bgp::OwnConfig;
 use crate::intent::cilium::{Identity, RemoteEndpoint};
 use crate::intent::endpoint::LocalEndpoint;
+use crate::intent::mesh::{Health, Offer, OfferKey, RemoteCluster, RemoteNode, Target};
 use crate::intent::node::{Namespace, Node};
 use crate::intent::pod::Pod;
 use crate::intent::service::Service;
@@ -39,6 +41,13 @@ pub(crate) struct Tables {
     pub(crate) bgp_secrets: Shared<Key, Secret>,
     /// Pods attached to this node, written by `cni`.
     pub(crate) endpoints: Shared<Attachment, LocalEndpoint>,
+
+    // Intent from other clusters, written by `intent::mesh`; `target_health` by the prober.
+    pub(crate) mesh_clusters: Shared<ClusterId, RemoteCluster>,
+    pub(crate) mesh_offers: Shared<OfferKey, Offer>,
+    pub(crate) mesh_nodes: Shared<(ClusterId, Box<str>), RemoteNode>,
+    pub(crate) mesh_identities: Shared<u32, Identity>,
+    pub(crate) target_health: Shared<Target, Health>,
 
     // Desired.
     pub(crate) lb: Shared<Frontend, LbRow>,

@@ -15,7 +15,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("causeway-datapath-logic", &["causeway-datapath-abi"]),
     ("causeway-datapath-loader", &["causeway-datapath-abi", "causeway-datapath-logic"]),
     ("causeway-k8s", &[]),
-    ("causeway-operator", &["causeway-k8s"]),
+    ("causeway-mesh-schema", &[]),
+    ("causeway-mesh-kv", &[]),
+    ("causeway-mesh-remote", &["causeway-mesh-kv", "causeway-mesh-schema"]),
+    ("causeway-mesh-setup", &["causeway-mesh-schema"]),
+    (
+        "causeway-clustermesh-apiserver",
+        &["causeway-k8s", "causeway-mesh-kv", "causeway-mesh-remote", "causeway-mesh-schema"],
+    ),
+    ("causeway-operator", &["causeway-k8s", "causeway-mesh-kv", "causeway-mesh-remote", "causeway-mesh-schema"]),
     ("causeway-table", &[]),
     ("causeway-api", &[]),
     (
@@ -28,20 +36,33 @@ const ARROWS: &[(&str, &[&str])] = &[
             "causeway-datapath-abi",
             "causeway-datapath-loader",
             "causeway-k8s",
+            "causeway-mesh-kv",
+            "causeway-mesh-remote",
+            "causeway-mesh-schema",
             "causeway-table",
         ],
     ),
     ("causeway-cni", &["causeway-api"]),
-    ("causeway-ctl", &["causeway-api"]),
+    ("causeway-ctl", &["causeway-api", "causeway-mesh-setup"]),
     ("causeway-topology", &[]),
     ("causeway-lab-apiserver", &[]),
-    ("causeway-e2e", &["causeway-topology"]),
-    ("causeway-bench", &["causeway-api", "causeway-datapath-abi", "causeway-datapath-loader"]),
+    ("causeway-e2e", &["causeway-mesh-schema", "causeway-topology"]),
+    (
+        "causeway-bench",
+        &[
+            "causeway-api",
+            "causeway-datapath-abi",
+            "causeway-datapath-loader",
+            "causeway-mesh-kv",
+            "causeway-mesh-remote",
+            "causeway-mesh-schema",
+        ],
+    ),
     ("causeway-house", &[]),
 ];
 
 /// Crates whose cores hold no I/O: each must carry a `clippy.toml` that bans it, or be `no_std`.
-const PURE: &[&str] = &["bgp-speaker/wire", "bgp-speaker/core", "datapath/abi", "datapath/logic"];
+const PURE: &[&str] = &["bgp-speaker/wire", "bgp-speaker/core", "clustermesh-apiserver/schema", "datapath/abi", "datapath/logic"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()

@@ -6,6 +6,7 @@
 pub(crate) mod bgp;
 pub(crate) mod cilium;
 pub(crate) mod endpoint;
+pub(crate) mod mesh;
 pub(crate) mod node;
 pub(crate) mod pod;
 pub(crate) mod service;

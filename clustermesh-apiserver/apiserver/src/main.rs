@@ -1,0 +1,2 @@
+//! The clustermesh API server.
+fn main() {}

@@ -1,0 +1,61 @@
+//! What other clusters offer: rows made of what `causeway-mesh-remote` reads, each marked with its cluster.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use causeway_datapath_loader::Proto;
+use causeway_mesh_remote::{RemoteInfo, Stage};
+use causeway_mesh_schema::ClusterId;
+use ipnet::IpNet;
+
+use super::Key;
+use super::node::NodeAddress;
+use super::slice::Slice;
+
+/// One entry of one cluster about one Service. Orders the entries of a Service next to each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct OfferKey {
+    pub(crate) service: Key,
+    pub(crate) cluster: ClusterId,
+    /// Of the EndpointSlice; empty for an entry of `services/v1`.
+    pub(crate) slice: Box<str>,
+}
+
+/// Backends that a cluster shares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) shared: bool,
+    /// One per set of ports. Their endpoints are never `local`.
+    pub(crate) slices: Box<[Arc<Slice>]>,
+}
+
+/// A remote cluster that has been read at least once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RemoteCluster {
+    pub(crate) info: Arc<RemoteInfo>,
+    pub(crate) stage: Stage,
+}
+
+/// A node of a remote cluster; the key is the cluster and the node's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RemoteNode {
+    pub(crate) addresses: Box<[NodeAddress]>,
+    pub(crate) pod_cidrs: Box<[IpNet]>,
+    /// Base64 of the node's WireGuard public key; empty without one.
+    pub(crate) wireguard_pub_key: Box<str>,
+}
+
+/// Where a remote backend listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Target {
+    pub(crate) addr: SocketAddr,
+    pub(crate) proto: Proto,
+}
+
+/// What probes say of a remote backend. A target without a row has not been probed yet and counts as good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Health {
+    pub(crate) alive: bool,
+    /// Why not; empty when alive.
+    pub(crate) reason: Box<str>,
+}
