@@ -37,7 +37,7 @@ pub(crate) fn find<N: Node>(node: &mut N, s: &mut Scratch) -> bool {
     }
     s.to = s.flow.to;
     let before = s.flow.flags;
-    if restarts(&s.headers, before) {
+    if restarts(&s.headers, &s.flow) {
         if s.flow.service_id != 0 || before & flow_flag::REPLY != 0 {
             s.key = s.to.reversed();
             node.remove_flow(&s.headers.tuple);
@@ -51,12 +51,14 @@ pub(crate) fn find<N: Node>(node: &mut N, s: &mut Scratch) -> bool {
     true
 }
 
-/// A first SYN on a connection that is ending opens a new one, which may get another backend.
+/// A first SYN on a connection that is ending opens a new one, which may get another backend. So does one that is sent
+/// again because a service's backend never answered: the choice is the same as long as the backends are, and another one
+/// once the silent backend has been taken out.
 #[inline(always)]
-fn restarts(h: &Headers, flags: u32) -> bool {
-    matches!(h.kind, L4::Tcp)
-        && h.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
-        && flags & (flow_flag::CLOSING | flow_flag::PEER_CLOSING) != 0
+fn restarts(h: &Headers, flow: &Flow) -> bool {
+    let ending = flow.flags & (flow_flag::CLOSING | flow_flag::PEER_CLOSING) != 0;
+    let unanswered = flow.service_id != 0 && flow.flags & (flow_flag::REPLY | flow_flag::ESTABLISHED) == 0;
+    matches!(h.kind, L4::Tcp) && h.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN && (ending || unanswered)
 }
 
 #[inline(always)]

@@ -514,6 +514,31 @@ fn the_life_of_a_tcp_connection() {
 }
 
 #[test]
+fn a_syn_that_nobody_answered_finds_the_backend_that_took_over() {
+    for f in BOTH {
+        let mut node = world();
+        let t = f.tuple(TCP, f.pod_a(), 40000, f.vip(VIP_REMOTE), 80);
+        let syn = |node: &mut _| send(node, FromPod, IF_A, &with_flags(t, SYN)).tuple();
+        let before = syn(&mut node);
+        assert_eq!(before.dst, f.remote_pod());
+        assert_eq!(syn(&mut node), before, "the backends are the same, and so is the choice");
+        let take_over = |node: &mut causeway_datapath_logic::model::MemoryNode| {
+            for slot in node.slots.values_mut().filter(|s| s.addr == f.remote_pod()) {
+                slot.addr = f.pod_b();
+            }
+        };
+        take_over(&mut node);
+        let after = syn(&mut node);
+        assert_eq!(after.dst, f.pod_b());
+        assert!(!node.flows.contains_key(&before.reversed()), "nothing is left of the first try");
+        // Once it is answered, neither a stray SYN nor a change of backends moves the connection.
+        send(&mut node, FromPod, IF_B, &with_flags(after.reversed(), SYN | ACK));
+        node.slots.values_mut().for_each(|s| s.addr = f.remote_pod());
+        assert_eq!(syn(&mut node), after);
+    }
+}
+
+#[test]
 fn a_port_used_again_keeps_its_translation() {
     let mut node = world();
     let t = V4.tuple(TCP, V4.pod_a(), 40000, V4.outside(), 443);
