@@ -7,6 +7,7 @@ pub mod checked;
 pub mod cilium;
 pub mod condition;
 pub mod crds;
+pub mod global;
 pub mod names;
 pub mod rejected;
 pub mod selector;

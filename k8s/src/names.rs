@@ -60,7 +60,7 @@ pub const SERVICE_GLOBAL: Annotation = Annotation::new("service.cilium.io/global
 pub const SERVICE_SHARED: Annotation = Annotation::new("service.cilium.io/shared", &["io.cilium/shared-service"]);
 /// Which backends of a global Service to prefer: `local`, `remote`, `none`.
 pub const SERVICE_AFFINITY: Annotation = Annotation::new("service.cilium.io/affinity", &["io.cilium/service-affinity"]);
-/// Whether EndpointSlices of a global Service are copied to Kubernetes.
+/// Whether the remote backends of a global Service are written as EndpointSlices. Absent: only of a headless one.
 pub const SERVICE_GLOBAL_SYNC_ENDPOINT_SLICES: Annotation =
     Annotation::new("service.cilium.io/global-sync-endpoint-slices", &[]);
 /// How a backend is chosen: `random` or `maglev`.
@@ -75,6 +75,10 @@ pub const SERVICE_NODE: Annotation = Annotation::new("service.cilium.io/node", &
 pub const SERVICE_NODE_SELECTOR: Annotation = Annotation::new("service.cilium.io/node-selector", &[]);
 /// Whether loadBalancerSourceRanges `allow` or `deny`.
 pub const SERVICE_SRC_RANGES_POLICY: Annotation = Annotation::new("service.cilium.io/src-ranges-policy", &[]);
+
+// Namespaces.
+/// Whether what is in the namespace may leave the cluster. Absent: as `--clustermesh-default-global-namespace` says.
+pub const NAMESPACE_GLOBAL: Annotation = Annotation::new("clustermesh.cilium.io/global", &[]);
 
 // Nodes.
 /// The node's WireGuard public key, on its CiliumNode.
@@ -116,8 +120,29 @@ pub const SELECTOR_SERVICE_NAMESPACE: &str = "io.kubernetes.service.namespace";
 pub const LABEL_SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// On an EndpointSlice: the Service's name.
 pub const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// On an EndpointSlice: the program that writes it, and that alone may change it.
+pub const LABEL_SLICE_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// On a Service or EndpointSlice: the Service is headless, so its names answer with the pods' addresses.
+pub const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
 /// On a Node: no load balancer may send traffic to it.
 pub const LABEL_NODE_EXCLUDE_FROM_LB: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+// The mesh (Cilium `pkg/clustermesh/{endpointslicesync,mcsapi}`, MCS-API KEP-1645).
+/// Value of [`LABEL_SLICE_MANAGED_BY`] on a slice that the operator wrote from the words of another cluster. Whoever reads
+/// the mesh itself has these backends already and must not count them again.
+pub const SLICE_MANAGED_BY_MESH: &str = "endpointslice-mesh-controller.cilium.io";
+/// Value of [`LABEL_SLICE_MANAGED_BY`] on a slice of a derived Service that the operator copied from a local one.
+pub const SLICE_MANAGED_BY_MIRROR: &str = "endpointslice-local-mcsapi-controller.cilium.io";
+/// On an EndpointSlice: the cluster whose backends it has.
+pub const LABEL_MCS_SOURCE_CLUSTER: &str = "multicluster.kubernetes.io/source-cluster";
+/// On a derived Service and its EndpointSlices: the name of the Service that was exported.
+pub const LABEL_MCS_SERVICE_NAME: &str = "multicluster.kubernetes.io/service-name";
+/// On a copied EndpointSlice: the slice it was copied from.
+pub const LABEL_MCS_LOCAL_SLICE: &str = "service.cilium.io/local-endpointslice";
+/// On a ServiceImport: the derived Service that serves it.
+pub const ANNOTATION_MCS_DERIVED_SERVICE: &str = "multicluster.kubernetes.io/derived-service";
+/// On a ServiceImport and its derived Service: IP families, with commas between, that all exports and this cluster have.
+pub const ANNOTATION_MCS_SUPPORTED_IP_FAMILIES: &str = "clustermesh.cilium.io/supported-ip-families";
 
 // Load balancer classes that LB IPAM serves beside "none given".
 pub const LB_CLASS_BGP: &str = "io.cilium/bgp-control-plane";
