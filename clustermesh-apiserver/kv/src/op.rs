@@ -50,10 +50,18 @@ pub const MAX_BATCH: usize = 128;
 /// A change to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
-    Put { key: String, value: Bytes, lease: LeaseId },
-    Delete { key: String },
+    Put {
+        key: String,
+        value: Bytes,
+        lease: LeaseId,
+    },
+    Delete {
+        key: String,
+    },
     /// Every key that begins with it.
-    DeletePrefix { prefix: String },
+    DeletePrefix {
+        prefix: String,
+    },
 }
 
 /// A key with its value.
@@ -70,6 +78,22 @@ pub struct Entry {
 pub enum Event {
     Put(Entry),
     Delete { key: Bytes, mod_revision: Revision },
+}
+
+impl Event {
+    pub fn mod_revision(&self) -> Revision {
+        match self {
+            Event::Put(entry) => entry.mod_revision,
+            Event::Delete { mod_revision, .. } => *mod_revision,
+        }
+    }
+
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Event::Put(entry) => &entry.key,
+            Event::Delete { key, .. } => key,
+        }
+    }
 }
 
 /// An answer.
@@ -91,15 +115,29 @@ pub enum Outcome {
         revision: Revision,
     },
     /// The watch stands; events come from here on.
-    Watching { revision: Revision },
+    Watching {
+        revision: Revision,
+    },
     /// In the order of their revisions; all events of one revision come in one reply.
-    Events { events: Vec<Event>, revision: Revision },
+    Events {
+        events: Vec<Event>,
+        revision: Revision,
+    },
     /// Nothing happened up to this revision.
-    Progress { revision: Revision },
+    Progress {
+        revision: Revision,
+    },
     /// The watch or page asked for a revision that is no longer kept. The watch has ended.
-    Compacted { oldest: Revision },
-    Written { revision: Revision },
-    Lease { id: LeaseId, ttl: Duration },
+    Compacted {
+        oldest: Revision,
+    },
+    Written {
+        revision: Revision,
+    },
+    Lease {
+        id: LeaseId,
+        ttl: Duration,
+    },
     /// The operation failed, or the watch ended.
     Failed(Failure),
 }
@@ -125,6 +163,8 @@ pub enum FailureKind {
     NoSpace,
     /// The lease does not exist any more.
     LeaseGone,
+    /// The answer is longer than this side takes; a smaller page may pass.
+    TooLarge,
     /// The store understood and refused.
     Refused,
 }
