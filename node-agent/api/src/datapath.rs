@@ -33,6 +33,9 @@ pub struct Backend {
     pub address: SocketAddr,
     /// On this node.
     pub local: bool,
+    /// The other cluster that has it; empty: this one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cluster: String,
 }
 
 /// A pod of this node.
@@ -58,6 +61,40 @@ pub struct Endpoint {
 pub struct Identity {
     pub id: u32,
     pub labels: Vec<String>,
+    /// The other cluster that has it; empty: this one, or every one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cluster: String,
+}
+
+/// A node of this cluster or of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// `node`, or `cluster/node`.
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    pub pod_cidrs: Vec<IpNet>,
+    /// The other cluster that has it; empty: this one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cluster: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IpsParams {
+    /// At most this many rows of other clusters' pods; 10,000 when absent. Those of this cluster come all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Only the row that decides over this address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ips {
+    pub rows: Vec<Ip>,
+    /// Rows that are there and not in the answer.
+    pub left_out: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,6 +9,8 @@ pub mod bgp;
 pub mod client;
 pub mod cni;
 pub mod datapath;
+pub mod duration;
+pub mod mesh;
 pub mod nearest;
 pub mod status;
 
@@ -117,11 +119,17 @@ methods! {
     /// Security identities known here.
     IdentityList = "identity_list" (NoParams) -> Vec<datapath::Identity>;
     /// The ipcache: which identity an address has.
-    IpList = "ip_list" (NoParams) -> Vec<datapath::Ip>;
+    IpList = "ip_list" (datapath::IpsParams) -> datapath::Ips;
     /// Counters of the programs by reason.
     Drops = "drops" (NoParams) -> Vec<datapath::Count>;
     /// The flow table.
     Flows = "flows" (datapath::FlowsParams) -> Vec<datapath::Flow>;
+    /// Nodes of this cluster and of others.
+    NodeList = "node_list" (NoParams) -> Vec<datapath::Node>;
+    /// Other clusters, and how well they are known.
+    ClustermeshStatus = "clustermesh_status" (NoParams) -> mesh::MeshStatus;
+    /// When remote changes reached the maps.
+    MeshTraceRead = "mesh_trace" (mesh::MeshTraceParams) -> mesh::MeshTrace;
     /// CNI ADD.
     CniAdd = "cni_add" (cni::Add) -> cni::Attached;
     /// CNI DEL: idempotent.

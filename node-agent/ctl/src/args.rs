@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use causeway_api::DEFAULT_SOCKET;
 use causeway_api::bgp::{Family, RouteTable};
@@ -27,6 +28,14 @@ pub(crate) struct Args {
 pub(crate) enum Output {
     Table,
     Json,
+    /// As `json`; of `clustermesh status` an array of Cilium's `RemoteCluster`, for its own tools.
+    CiliumJson,
+}
+
+impl Output {
+    pub(crate) fn is_json(self) -> bool {
+        self != Output::Table
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,7 +75,17 @@ pub(crate) enum Command {
     /// Which identity an address has.
     Ip {
         #[command(subcommand)]
+        command: Ip,
+    },
+    /// Nodes of this cluster and of others.
+    Node {
+        #[command(subcommand)]
         command: List,
+    },
+    /// Other clusters that this one meets.
+    Clustermesh {
+        #[command(subcommand)]
+        command: Clustermesh,
     },
     /// Packets dropped by the programs, by reason.
     Drops {
@@ -89,6 +108,36 @@ pub(crate) enum Command {
 pub(crate) enum List {
     /// All rows.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ip {
+    /// All rows of this cluster, and of others up to the limit.
+    List {
+        /// At most this many rows of other clusters' pods.
+        #[arg(long, default_value_t = 10_000)]
+        limit: usize,
+        /// Only the row that decides over this address.
+        #[arg(long)]
+        address: Option<IpAddr>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Clustermesh {
+    /// How well this node knows the other clusters; exit code 1 if one is not ready.
+    Status {
+        /// Wait until all are ready.
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait: `90s`, `1m`.
+        #[arg(long, value_parser = duration, default_value = "1m")]
+        wait_duration: Duration,
+    },
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    causeway_api::duration::parse(text).ok_or_else(|| format!("{text:?} is no duration; write one such as 90s or 1m"))
 }
 
 #[derive(Debug, Subcommand)]
@@ -171,5 +220,13 @@ mod tests {
         let args = Args::try_parse_from(["causeway", "bgp", "peers", "-o", "json", "--socket", "/x"]).unwrap();
         assert_eq!((args.output, args.socket), (Output::Json, PathBuf::from("/x")));
         assert!(Args::try_parse_from(["causeway", "bgp", "peers", "-o", "yaml"]).is_err());
+        let words = ["causeway", "clustermesh", "status", "--wait", "--wait-duration", "90s", "-o", "cilium-json"];
+        let args = Args::try_parse_from(words).unwrap();
+        assert_eq!(args.output, Output::CiliumJson);
+        let Command::Clustermesh { command: Clustermesh::Status { wait, wait_duration } } = args.command else {
+            panic!("another command")
+        };
+        assert_eq!((wait, wait_duration), (true, Duration::from_secs(90)));
+        assert!(Args::try_parse_from(["causeway", "clustermesh", "status", "--wait-duration", "soon"]).is_err());
     }
 }

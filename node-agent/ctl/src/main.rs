@@ -3,6 +3,7 @@
 //! Exit codes: 0 ok; 1 not healthy, or not found; 2 wrong usage; 3 the agent cannot be reached.
 
 mod args;
+mod mesh;
 mod show;
 mod table;
 
@@ -11,13 +12,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use causeway_api::bgp::{RouteTable, RoutesParams};
-use causeway_api::datapath::FlowsParams;
+use causeway_api::datapath::{FlowsParams, IpsParams};
 use causeway_api::status::Status;
 use causeway_api::{self as api, Client, ClientError, ErrorBody, Method, NoParams, code};
 use clap::Parser;
 use serde::Serialize;
 
-use crate::args::{Args, Bgp, Command, List, Output, Routes};
+use crate::args::{Args, Bgp, Clustermesh, Command, Ip, List, Output, Routes};
 
 /// Not healthy, or not found.
 const NOT_OK: u8 = 1;
@@ -94,9 +95,15 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Identity { command: List::List } => {
             print(&client, api::IdentityList, &NoParams {}, out, |r| show::identities(r))
         }
-        Command::Ip { command: List::List } => print(&client, api::IpList, &NoParams {}, out, |r| show::ips(r)),
+        Command::Ip { command: Ip::List { limit, address } } => {
+            ips(&client, out, &IpsParams { limit: Some(*limit), address: *address })
+        }
+        Command::Node { command: List::List } => print(&client, api::NodeList, &NoParams {}, out, |r| show::nodes(r)),
+        Command::Clustermesh { command: Clustermesh::Status { wait, wait_duration } } => {
+            mesh::status(&client, out, wait.then_some(*wait_duration))
+        }
         Command::Drops { all } => {
-            let all = *all || out == Output::Json;
+            let all = *all || out.is_json();
             print(&client, api::Drops, &NoParams {}, out, move |r| show::counts(r, all))
         }
         Command::Flows { limit, address } => {
@@ -120,7 +127,7 @@ fn print<M: Method>(
 ) -> Result<(), Failure> {
     let reply = client.call(method, params)?;
     match out {
-        Output::Json => print_json(&reply),
+        Output::Json | Output::CiliumJson => print_json(&reply),
         Output::Table => Ok(io::stdout().write_all(table(&reply).as_bytes())?),
     }
 }
@@ -130,13 +137,26 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     Ok(writeln!(io::stdout(), "{text}")?)
 }
 
+/// A note about what is left out goes to the standard error, so that JSON stays an array of rows.
+fn ips(client: &Client, out: Output, params: &IpsParams) -> Result<(), Failure> {
+    let reply = client.call(api::IpList, params)?;
+    match out {
+        Output::Json | Output::CiliumJson => print_json(&reply.rows)?,
+        Output::Table => io::stdout().write_all(show::ips(&reply.rows).as_bytes())?,
+    }
+    if reply.left_out > 0 {
+        eprintln!("causeway: {} more rows of other clusters; --limit shows more, --address one", reply.left_out);
+    }
+    Ok(())
+}
+
 fn status(client: &Client, out: Output, verbose: bool, wait: Option<Duration>) -> Result<(), Failure> {
     let status = match wait {
         None => client.call(api::Status, &NoParams {})?,
         Some(limit) => wait_healthy(client, limit)?,
     };
     match out {
-        Output::Json => print_json(&status)?,
+        Output::Json | Output::CiliumJson => print_json(&status)?,
         Output::Table => io::stdout().write_all(show::status(&status, verbose).as_bytes())?,
     }
     if status.healthy { Ok(()) } else { Err(Failure::NotOk) }

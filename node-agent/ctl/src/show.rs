@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use causeway_api::bgp::{Family, Peer, Route};
-use causeway_api::datapath::{Count, Endpoint, Flow, Identity, Ip, Service};
+use causeway_api::datapath::{Backend, Count, Endpoint, Flow, Identity, Ip, Node, Service};
 use causeway_api::status::{Health, Status};
 
 use crate::table::Table;
@@ -70,7 +70,7 @@ fn health(health: Health) -> &'static str {
     }
 }
 
-fn yes(yes: bool) -> String {
+pub(crate) fn yes(yes: bool) -> String {
     if yes { "yes" } else { "no" }.into()
 }
 
@@ -156,8 +156,7 @@ pub(crate) fn services(services: &[Service]) -> String {
     let mut t = Table::new(&["Frontend", "Service Type", "Name", "Traffic", "State", "Backends"]);
     for s in services {
         let traffic = if s.external_local || s.internal_local { "Local" } else { "Cluster" };
-        let backends: Vec<String> =
-            s.backends.iter().map(|b| format!("{}{}", b.address, if b.local { "*" } else { "" })).collect();
+        let backends: Vec<String> = s.backends.iter().map(backend).collect();
         let state = if s.error.is_empty() { s.state.clone() } else { format!("{}: {}", s.state, s.error) };
         t.row([
             format!("{}/{}", s.frontend, s.protocol),
@@ -168,7 +167,25 @@ pub(crate) fn services(services: &[Service]) -> String {
             if backends.is_empty() { "none".into() } else { backends.join(" ") },
         ]);
     }
-    t.render() + "* on this node\n"
+    t.render() + "* on this node; @cluster: in another cluster\n"
+}
+
+fn backend(b: &Backend) -> String {
+    let mark = if b.local { "*" } else { "" };
+    if b.cluster.is_empty() { format!("{}{mark}", b.address) } else { format!("{}@{}", b.address, b.cluster) }
+}
+
+pub(crate) fn nodes(nodes: &[Node]) -> String {
+    let mut t = Table::new(&["Node", "Addresses", "Pod CIDRs"]);
+    for n in nodes {
+        let words = |list: Vec<String>| if list.is_empty() { "-".to_owned() } else { list.join(" ") };
+        t.row([
+            n.name.clone(),
+            words(n.addresses.iter().map(ToString::to_string).collect()),
+            words(n.pod_cidrs.iter().map(ToString::to_string).collect()),
+        ]);
+    }
+    t.render()
 }
 
 pub(crate) fn endpoints(endpoints: &[Endpoint]) -> String {
@@ -190,9 +207,10 @@ pub(crate) fn endpoints(endpoints: &[Endpoint]) -> String {
 }
 
 pub(crate) fn identities(identities: &[Identity]) -> String {
-    let mut t = Table::new(&["ID", "Labels"]);
+    let mut t = Table::new(&["ID", "Cluster", "Labels"]);
     for i in identities {
-        t.row([i.id.to_string(), i.labels.join(" ")]);
+        let cluster = if i.cluster.is_empty() { "-".to_owned() } else { i.cluster.clone() };
+        t.row([i.id.to_string(), cluster, i.labels.join(" ")]);
     }
     t.render()
 }
@@ -238,7 +256,7 @@ pub(crate) fn flows(flows: &[Flow]) -> String {
 }
 
 /// `1d2h3m4s` without leading zeros.
-fn duration(seconds: u64) -> String {
+pub(crate) fn duration(seconds: u64) -> String {
     let parts = [(seconds / 86_400, 'd'), (seconds / 3600 % 24, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')];
     let text: String = parts.iter().skip_while(|(n, _)| *n == 0).map(|(n, unit)| format!("{n}{unit}")).collect();
     if text.is_empty() { "0s".into() } else { text }

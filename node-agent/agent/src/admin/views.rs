@@ -273,7 +273,7 @@ impl Admin {
                     service_type: row.kind.name().into(),
                     external_local: row.lb.external_local,
                     internal_local: row.lb.internal_local,
-                    backends: row.lb.backends.iter().map(|b| Backend { address: b.addr, local: b.local }).collect(),
+                    backends: row.lb.backends.iter().map(|b| Backend { address: b.addr, local: b.local, cluster: String::new() }).collect(),
                     state,
                     error,
                 }
@@ -309,10 +309,10 @@ impl Admin {
     }
 
     pub(super) fn identities(&self) -> Vec<Identity> {
-        let fixed = reserved::NAMES.iter().map(|(id, name)| Identity { id: *id, labels: vec![(*name).to_owned()] });
+        let fixed = reserved::NAMES.iter().map(|(id, name)| Identity { id: *id, labels: vec![(*name).to_owned()], cluster: String::new() });
         let mut rows: Vec<Identity> = fixed.collect();
         self.tables.identities.read(|t| {
-            rows.extend(t.iter().map(|(id, i)| Identity { id: *id, labels: i.labels.clone() }));
+            rows.extend(t.iter().map(|(id, i)| Identity { id: *id, labels: i.labels.clone(), cluster: String::new() }));
         });
         rows
     }
