@@ -9,6 +9,8 @@ pub mod bgp_cluster;
 pub mod bgp_node;
 pub mod bgp_peer;
 pub mod endpoint;
+pub mod endpoint_outline;
+pub mod endpoint_slice;
 pub mod identity;
 pub mod lb_pool;
 pub mod node;

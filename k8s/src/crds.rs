@@ -4,12 +4,12 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use crate::cilium::endpoint::CiliumEndpointFields;
-use crate::cilium::identity::CiliumIdentityFields;
 use crate::{
     CiliumBGPAdvertisement, CiliumBGPClusterConfig, CiliumBGPNodeConfig, CiliumBGPNodeConfigOverride,
-    CiliumBGPPeerConfig, CiliumLoadBalancerIPPool, CiliumNode,
+    CiliumBGPPeerConfig, CiliumLoadBalancerIPPool, CiliumNode, ServiceImport,
 };
+
+mod by_hand;
 
 /// Version under which older manifests name the kinds that began there; served beside `v2`, with the same schema.
 const OLD_VERSION: &str = "v2alpha1";
@@ -25,11 +25,19 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         also_as_v2alpha1(definition(CiliumBGPPeerConfig::crd())),
         also_as_v2alpha1(definition(CiliumLoadBalancerIPPool::crd())),
         definition(CiliumNode::crd()),
-        definition(endpoint()),
-        definition(identity()),
+        definition(by_hand::endpoint()),
+        definition(by_hand::endpoint_slice()),
+        definition(by_hand::identity()),
     ];
     crds.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     crds
+}
+
+/// The CustomResourceDefinitions of the Multi-Cluster Services API. Apart from the others, because they are not ours:
+/// whoever does not use the API does not want them, and another program may have registered them.
+#[must_use]
+pub fn mcs_crds() -> Vec<CustomResourceDefinition> {
+    vec![definition(by_hand::service_export()), definition(ServiceImport::crd())]
 }
 
 /// Makes the derived definition what Kubernetes and Cilium's own definitions are: no Rust number formats, no `null` or
@@ -87,102 +95,6 @@ fn also_as_v2alpha1(mut crd: CustomResourceDefinition) -> CustomResourceDefiniti
     crd
 }
 
-fn identity() -> CustomResourceDefinition {
-    from_json(json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": { "name": "ciliumidentities.cilium.io" },
-        "spec": {
-            "group": crate::GROUP,
-            "scope": "Cluster",
-            "names": {
-                "kind": "CiliumIdentity",
-                "plural": "ciliumidentities",
-                "singular": "ciliumidentity",
-                "shortNames": ["ciliumid"],
-                "categories": ["cilium"],
-            },
-            "versions": [{
-                "name": crate::VERSION,
-                "served": true,
-                "storage": true,
-                "schema": { "openAPIV3Schema": fields_schema::<CiliumIdentityFields>(
-                    "A number for a set of security labels; its name is the number.") },
-                "subresources": { "status": {} },
-                "additionalPrinterColumns": [
-                    { "name": "Namespace", "type": "string", "description": "Namespace of the pods",
-                      "jsonPath": r".metadata.labels.io\.kubernetes\.pod\.namespace" },
-                    { "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp" },
-                ],
-            }],
-        },
-    }))
-}
-
-fn endpoint() -> CustomResourceDefinition {
-    let column = |name: &str, type_: &str, path: &str| json!({ "name": name, "type": type_, "jsonPath": path });
-    from_json(json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": { "name": "ciliumendpoints.cilium.io" },
-        "spec": {
-            "group": crate::GROUP,
-            "scope": "Namespaced",
-            "names": {
-                "kind": "CiliumEndpoint",
-                "plural": "ciliumendpoints",
-                "singular": "ciliumendpoint",
-                "shortNames": ["cep", "ciliumep"],
-                "categories": ["cilium"],
-            },
-            "versions": [{
-                "name": crate::VERSION,
-                "served": true,
-                "storage": true,
-                "schema": { "openAPIV3Schema": fields_schema::<CiliumEndpointFields>(
-                    "A pod as the agent of its node sees it.") },
-                "subresources": {},
-                "additionalPrinterColumns": [
-                    column("Security Identity", "integer", ".status.identity.id"),
-                    column("Ingress Enforcement", "string", ".status.policy.ingress.state"),
-                    column("Egress Enforcement", "string", ".status.policy.egress.state"),
-                    column("Endpoint State", "string", ".status.state"),
-                    column("IPv4", "string", ".status.networking.addressing[0].ipv4"),
-                    column("IPv6", "string", ".status.networking.addressing[0].ipv6"),
-                ],
-            }],
-        },
-    }))
-}
-
-fn from_json(value: Value) -> CustomResourceDefinition {
-    serde_json::from_value(value).expect("the definition above is well formed")
-}
-
-/// Schema of the fields beside `metadata`, made with the settings that kube-derive uses.
-fn fields_schema<T: schemars::JsonSchema>(description: &str) -> Value {
-    let generator = schemars::generate::SchemaSettings::openapi3()
-        .with(|settings| {
-            settings.inline_subschemas = true;
-            settings.meta_schema = None;
-        })
-        .with_transform(schemars::transform::AddNullable::default())
-        .with_transform(kube::core::schema::StructuralSchemaRewriter)
-        .with_transform(kube::core::schema::OptionalEnum)
-        .into_generator();
-    let mut schema = generator.into_root_schema_for::<T>().to_value();
-    if let Some(map) = schema.as_object_mut() {
-        map.insert("description".into(), json!(description));
-        // Server-side apply and pruning need the envelope's fields in a structural schema.
-        if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
-            properties.insert("apiVersion".into(), json!({ "type": "string" }));
-            properties.insert("kind".into(), json!({ "type": "string" }));
-            properties.insert("metadata".into(), json!({ "type": "object" }));
-        }
-    }
-    schema
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,9 +106,8 @@ mod tests {
     fn the_files_in_crds_are_these_definitions() {
         let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
         let rewrite = std::env::var_os(REWRITE).is_some();
-        for crd in crds() {
-            let name = crd.metadata.name.as_deref().unwrap();
-            let path = directory.join(format!("{}.yaml", name.trim_end_matches(".cilium.io")));
+        for crd in all() {
+            let path = directory.join(format!("{}.yaml", crd.spec.names.plural));
             // kubectl reads YAML 1.1, in which a bare Yes is a boolean.
             let text =
                 serde_yaml_ng::to_string(&crd).unwrap().replace("- Yes\n", "- 'Yes'\n").replace("- No\n", "- 'No'\n");
@@ -210,8 +121,12 @@ mod tests {
         }
     }
 
+    fn all() -> impl Iterator<Item = CustomResourceDefinition> {
+        crds().into_iter().chain(mcs_crds())
+    }
+
     fn schema_at(plural: &str, path: &[&str]) -> Value {
-        let crd = crds().into_iter().find(|crd| crd.spec.names.plural == plural).unwrap();
+        let crd = all().find(|crd| crd.spec.names.plural == plural).unwrap();
         let schema = serde_json::to_value(crd.spec.versions[0].schema.as_ref().unwrap()).unwrap();
         path.iter().fold(schema["openAPIV3Schema"].clone(), |schema, step| {
             if *step == "[]" { schema["items"].clone() } else { schema["properties"][*step].clone() }
@@ -261,6 +176,13 @@ mod tests {
             ("ciliumendpoints", &[], json!(null)),
             ("ciliumendpoints", &["status"], json!(null)),
             ("ciliumidentities", &[], json!(["security-labels"])),
+            ("ciliumendpointslices", &[], json!(["endpoints"])),
+            ("ciliumendpointslices", &["endpoints", "[]"], json!(null)),
+            ("serviceexports", &[], json!(null)),
+            ("serviceexports", &["spec"], json!(null)),
+            ("serviceimports", &["spec"], json!(["ports", "type"])),
+            ("serviceimports", &["spec", "ports", "[]"], json!(["port"])),
+            ("serviceimports", &["status", "clusters", "[]"], json!(["cluster"])),
         ];
         for (plural, path, required) in table {
             assert_eq!(schema_at(plural, path)["required"], required, "{plural} {path:?}");
@@ -269,7 +191,7 @@ mod tests {
 
     #[test]
     fn schemas_are_structural_and_free_of_rust() {
-        for crd in crds() {
+        for crd in all() {
             let text = serde_json::to_string(&crd).unwrap();
             for word in ["uint", "nullable", "\"default\":null", "\"default\":[]", "\"$ref\"", "\"anyOf\""] {
                 assert!(!text.contains(word), "{:?} contains {word}: {text}", crd.metadata.name);

@@ -1,5 +1,5 @@
-//! The words of Kubernetes that Causeway reads and writes: the `cilium.io` kinds with their schemas, annotation and
-//! label names, label selectors, checked forms of each object, and a watch that one bad object cannot stop.
+//! The words of Kubernetes that Causeway reads and writes: the `cilium.io` kinds and those of the Multi-Cluster Services
+//! API with their schemas, annotation and label names, label selectors, checked forms of each object, and a watch that one bad object cannot stop.
 //!
 //! Not here: what to do about any of it. The agent and the operator decide; this crate only reads and writes.
 
@@ -8,8 +8,10 @@ pub mod cilium;
 pub mod condition;
 pub mod crds;
 pub mod global;
+pub mod mcs;
 pub mod names;
 pub mod rejected;
+mod resource;
 pub mod selector;
 pub mod watch;
 
@@ -34,6 +36,8 @@ pub use cilium::endpoint::{
     AddressPair, CiliumEndpoint, CiliumEndpointStatus, EndpointIdentity, EndpointNetworking, EndpointPolicy,
     EndpointPolicyDirection, ExternalIdentifiers, IdentityTuple, NamedPort,
 };
+pub use cilium::endpoint_outline::CiliumEndpointOutline;
+pub use cilium::endpoint_slice::{CiliumEndpointSlice, CoreCiliumEndpoint};
 pub use cilium::identity::CiliumIdentity;
 pub use cilium::lb_pool::{
     CiliumLoadBalancerIPPool, CiliumLoadBalancerIPPoolSpec, CiliumLoadBalancerIPPoolStatus, IpBlock,
@@ -42,12 +46,17 @@ pub use cilium::node::{
     CiliumNode, CiliumNodeSpec, CiliumNodeStatus, EncryptionSpec, FamilyAddresses, IpamPoolAllocation, IpamPools,
     IpamSpec, NodeAddress,
 };
-pub use crds::crds;
+pub use crds::{crds, mcs_crds};
+pub use mcs::export::{ServiceExport, ServiceExportSpec, ServiceExportStatus};
+pub use mcs::import::{
+    ClientIpConfig, ClusterStatus, ImportPort, ServiceImport, ServiceImportSpec, ServiceImportStatus,
+    SessionAffinityConfig,
+};
 pub use rejected::Rejected;
 pub use selector::{LabelSelector, Requirement, Selector};
 pub use watch::{Event, watch_lenient};
 
-/// The API group of every kind defined here.
+/// The API group of Cilium's kinds.
 pub const GROUP: &str = "cilium.io";
-/// The stored version of every kind defined here.
+/// The stored version of Cilium's kinds, except CiliumEndpointSlice.
 pub const VERSION: &str = "v2";

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 // Kinds without kube-derive, and those that errors name.
 pub const KIND_CILIUM_IDENTITY: &str = "CiliumIdentity";
 pub const KIND_CILIUM_ENDPOINT: &str = "CiliumEndpoint";
+pub const KIND_CILIUM_ENDPOINT_SLICE: &str = "CiliumEndpointSlice";
+pub const KIND_SERVICE_EXPORT: &str = "ServiceExport";
 
 /// An annotation: its name, and the aliases that older manifests use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +171,12 @@ pub const CONDITION_CONFLICTING_CLUSTER_CONFIG: &str = "cilium.io/ConflictingClu
 pub const CONDITION_MISSING_AUTH_SECRET: &str = "cilium.io/MissingAuthSecret";
 /// On a CiliumBGPNodeConfig: the agent could not carry it out.
 pub const CONDITION_BGP_RECONCILE_ERROR: &str = "cilium.io/BGPReconcileError";
+/// On a ServiceExport: whether there is a Service that can be exported.
+pub const CONDITION_EXPORT_VALID: &str = "Valid";
+/// On a ServiceExport and a ServiceImport: whether it is in effect.
+pub const CONDITION_MCS_READY: &str = "Ready";
+/// On a ServiceExport: whether the exports of other clusters say otherwise; the oldest wins.
+pub const CONDITION_EXPORT_CONFLICT: &str = "Conflict";
 /// Ours: the object has a field that we cannot use; the message names field and remedy.
 pub const CONDITION_REJECTED: &str = "causeway.io/Rejected";
 

@@ -1,11 +1,9 @@
 //! `CiliumEndpoint`: a pod as its node's agent sees it. Everything stands in `status`; the object has the pod's name
 //! and namespace.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::NamespaceResourceScope;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -195,26 +193,6 @@ fn kind() -> String {
     KIND_CILIUM_ENDPOINT.to_owned()
 }
 
-impl kube::Resource for CiliumEndpoint {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        KIND_CILIUM_ENDPOINT.into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        crate::GROUP.into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        crate::VERSION.into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "ciliumendpoints".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+crate::resource::resource! {
+    CiliumEndpoint: NamespaceResourceScope { kind: KIND_CILIUM_ENDPOINT, group: crate::GROUP, version: crate::VERSION, plural: "ciliumendpoints" }
 }

@@ -1,11 +1,9 @@
 //! `CiliumIdentity`: a number for a set of security labels. The object's name is the number in decimal, and the labels
 //! stand at the top level, so the kind has neither `spec` nor `status`.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::ClusterResourceScope;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -54,26 +52,6 @@ fn kind() -> String {
     KIND_CILIUM_IDENTITY.to_owned()
 }
 
-impl kube::Resource for CiliumIdentity {
-    type DynamicType = ();
-    type Scope = ClusterResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        KIND_CILIUM_IDENTITY.into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        crate::GROUP.into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        crate::VERSION.into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "ciliumidentities".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+crate::resource::resource! {
+    CiliumIdentity: ClusterResourceScope { kind: KIND_CILIUM_IDENTITY, group: crate::GROUP, version: crate::VERSION, plural: "ciliumidentities" }
 }
