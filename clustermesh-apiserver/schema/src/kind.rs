@@ -53,6 +53,12 @@ impl Kind {
         }
     }
 
+    /// How errors name an entry: `nodes/n1`. Names come from other clusters, so they are escaped and cut.
+    #[must_use]
+    pub fn entry(self, name: &str) -> String {
+        format!("{}/{}", self.word(), crate::invalid::clip(name))
+    }
+
     /// What the canary of this kind is about: `cilium/state/ip/v1`. Not always the prefix that is listed.
     #[must_use]
     pub fn base(self, layout: Layout) -> String {

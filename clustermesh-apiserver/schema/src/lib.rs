@@ -12,18 +12,28 @@
 mod cluster;
 mod config;
 mod export;
+mod invalid;
 mod ip;
+mod json;
 mod kind;
+pub mod labels;
 mod node;
+mod prefix;
+mod proto;
+mod read;
+mod remote_cluster;
 mod service;
 mod slice;
 
 pub use cluster::{BadId, BadName, ClusterId, ClusterName, Origin, Scale};
 pub use config::{Capabilities, ClusterConfig, ExportMode};
 pub use export::{ExportPort, ServiceExportSpec};
+pub use invalid::Invalid;
 pub use ip::{IpIdentity, NamedPort};
 pub use kind::{HEARTBEAT, Kind, Layout, cluster_config_key};
 pub use node::{Node, NodeAddress, NodeAddressKind};
+pub use read::read;
+pub use remote_cluster::{RemoteCluster, RemoteClusterConfig, RemoteClusterSynced};
 pub use service::{ClusterService, ForZone, L4Addr, Ports, Zone};
 pub use slice::{AddressType, ClusterEndpointSlice, Endpoint, EndpointPort};
 
@@ -32,20 +42,12 @@ pub use slice::{AddressType, ClusterEndpointSlice, Endpoint, EndpointPort};
 pub enum Value {
     Node(Node),
     /// A number and its labels, as `source:key=value`, sorted by key.
-    Identity { id: u32, labels: Vec<String> },
+    Identity {
+        id: u32,
+        labels: Vec<String>,
+    },
     Ip(IpIdentity),
     Service(ClusterService),
     EndpointSlice(ClusterEndpointSlice),
     ServiceExport(ServiceExportSpec),
-}
-
-/// A key or value that is not what the format says.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {problem}; {remedy}")]
-pub struct Invalid {
-    /// The key, or what else was read.
-    pub key: String,
-    pub problem: String,
-    /// What to do about it, and where.
-    pub remedy: String,
 }
