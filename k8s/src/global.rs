@@ -182,15 +182,16 @@ mod tests {
     #[test]
     fn slices_are_written_for_headless_services_unless_told() {
         const SYNC: &str = "service.cilium.io/global-sync-endpoint-slices";
-        let table: [(&[(&str, &str)], bool, bool); 5] = [
-            (&[], false, false),
-            (&[], true, true),
-            (&[(SYNC, "True")], false, true),
-            (&[(SYNC, "false")], true, false),
-            (&[(SYNC, "")], true, false),
+        let table = [
+            (None, false, false),
+            (None, true, true),
+            (Some("True"), false, true),
+            (Some("false"), true, false),
+            (Some(""), true, false),
         ];
-        for (pairs, headless, expected) in table {
-            let pairs = [pairs, &[("service.cilium.io/global", "true")]].concat();
+        for (value, headless, expected) in table {
+            let mut pairs = vec![("service.cilium.io/global", "true")];
+            pairs.extend(value.map(|value| (SYNC, value)));
             assert_eq!(read(&pairs, headless).0.sync_endpoint_slices, expected, "{pairs:?} {headless}");
         }
     }
