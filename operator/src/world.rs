@@ -1,21 +1,16 @@
 //! Everything that the operator watches, mirrored, and which trade each change wakes.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use causeway_k8s::names::KIND_CILIUM_ENDPOINT;
 use causeway_k8s::watch::{Config, Event, Mirror, watch_lenient};
 use causeway_k8s::{
-    CiliumBGPClusterConfig, CiliumBGPNodeConfig, CiliumBGPNodeConfigOverride, CiliumBGPPeerConfig, CiliumIdentity,
-    CiliumLoadBalancerIPPool, Rejected,
+    CiliumBGPClusterConfig, CiliumBGPNodeConfig, CiliumBGPNodeConfigOverride, CiliumBGPPeerConfig,
+    CiliumEndpointOutline, CiliumIdentity, CiliumLoadBalancerIPPool, Rejected,
 };
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Node, NodeStatus, Service};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
-use kube::core::NamespaceResourceScope;
-use serde::Deserialize;
 
 /// A planner with its applier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +44,7 @@ pub(crate) enum Change {
     Override(Event<CiliumBGPNodeConfigOverride>),
     NodeConfig(Event<CiliumBGPNodeConfig>),
     Identity(Event<CiliumIdentity>),
-    Endpoint(Event<EndpointIdentity>),
+    Endpoint(Event<CiliumEndpointOutline>),
 }
 
 /// All mirrors.
@@ -63,7 +58,7 @@ pub(crate) struct World {
     pub(crate) overrides: Mirror<CiliumBGPNodeConfigOverride>,
     pub(crate) node_configs: Mirror<CiliumBGPNodeConfig>,
     pub(crate) identities: Mirror<CiliumIdentity>,
-    pub(crate) endpoints: Mirror<EndpointIdentity>,
+    pub(crate) endpoints: Mirror<CiliumEndpointOutline>,
 }
 
 /// The stream of all changes. Taking from it is cancel-safe.
@@ -186,63 +181,5 @@ fn slim(event: Event<Node>) -> Event<Node> {
             Event::Applied(node)
         }
         other => other,
-    }
-}
-
-/// A CiliumEndpoint of which only the identity is read, since clusters have many.
-#[derive(Clone, Debug, Deserialize)]
-pub(crate) struct EndpointIdentity {
-    #[serde(deserialize_with = "name_only")]
-    metadata: ObjectMeta,
-    status: Option<EndpointStatus>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct EndpointStatus {
-    identity: Option<IdentityNumber>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct IdentityNumber {
-    id: Option<i64>,
-}
-
-impl EndpointIdentity {
-    fn identity(&self) -> Option<i64> {
-        self.status.as_ref()?.identity.as_ref()?.id
-    }
-}
-
-fn name_only<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    let meta = ObjectMeta::deserialize(deserializer)?;
-    Ok(ObjectMeta {
-        name: meta.name,
-        namespace: meta.namespace,
-        resource_version: meta.resource_version,
-        ..ObjectMeta::default()
-    })
-}
-
-impl kube::Resource for EndpointIdentity {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        KIND_CILIUM_ENDPOINT.into()
-    }
-    fn group((): &()) -> Cow<'_, str> {
-        causeway_k8s::GROUP.into()
-    }
-    fn version((): &()) -> Cow<'_, str> {
-        causeway_k8s::VERSION.into()
-    }
-    fn plural((): &()) -> Cow<'_, str> {
-        "ciliumendpoints".into()
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
     }
 }
