@@ -19,11 +19,11 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// Brings `topologies/one-rack` up as `name`; what an earlier, killed run left under that name goes first.
-    pub(crate) fn up(name: &str) -> Result<Lab> {
+    /// Brings the topology in `dir` up as `name`; what an earlier, killed run left under that name goes first.
+    pub(crate) fn up(dir: &str, name: &str) -> Result<Lab> {
         let _ = tool("causeway-lab")?.args(["down", name]).output();
         let started = Instant::now();
-        let out = tool("causeway-lab")?.args(["up", "topologies/one-rack", "--name", name]).output()?;
+        let out = tool("causeway-lab")?.args(["up", dir, "--name", name]).output()?;
         ensure!(out.status.success(), "causeway-lab up: {}", text(&out));
         Ok(Lab { name: name.to_owned(), bring_up: started.elapsed() })
     }
@@ -65,33 +65,33 @@ impl Lab {
             .with_context(|| format!("{args:?} on {host}"))
     }
 
+    /// The API of the first cluster.
+    pub(crate) fn kube(&self) -> Kube<'_> {
+        Kube { lab: self, context: None }
+    }
+
+    /// The API of a cluster by name.
+    pub(crate) fn cluster<'a>(&'a self, name: &'a str) -> Kube<'a> {
+        Kube { lab: self, context: Some(name) }
+    }
+
     pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String> {
-        let mut command = Command::new("kubectl");
-        command.arg("--kubeconfig").arg(self.dir().join("kubeconfig")).args(args);
-        stdout(command, &format!("kubectl {args:?}"))
+        self.kube().run(args)
     }
 
     pub(crate) fn kubectl_json(&self, args: &[&str]) -> Result<Value> {
-        let mut all = args.to_vec();
-        all.extend(["-o", "json"]);
-        Ok(serde_json::from_str(&self.kubectl(&all)?)?)
+        self.kube().json(args)
     }
 
-    /// `kubectl apply -f -` of a manifest.
     pub(crate) fn apply(&self, manifest: &str) -> Result<String> {
-        use std::io::Write as _;
-        let mut child = Command::new("kubectl")
-            .arg("--kubeconfig")
-            .arg(self.dir().join("kubeconfig"))
-            .args(["apply", "-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        child.stdin.take().context("stdin")?.write_all(manifest.as_bytes())?;
-        let out = child.wait_with_output()?;
-        ensure!(out.status.success(), "kubectl apply: {}", text(&out));
-        Ok(text(&out))
+        self.kube().apply(manifest)
+    }
+
+    /// `causeway-lab VERB LAB ARGS...`.
+    pub(crate) fn lab(&self, verb: &str, args: &[&str]) -> Result<String> {
+        let mut command = tool("causeway-lab")?;
+        command.arg(verb).arg(&self.name).args(args);
+        stdout(command, &format!("causeway-lab {verb} {args:?}"))
     }
 
     /// `vtysh` on a ToR, its answer as JSON.
@@ -177,6 +177,52 @@ impl Lab {
             }
         }
         bail!("the lab runs no process {process}: {status}")
+    }
+}
+
+/// `kubectl` against one cluster of a lab.
+#[derive(Clone, Copy)]
+pub(crate) struct Kube<'a> {
+    lab: &'a Lab,
+    context: Option<&'a str>,
+}
+
+impl Kube<'_> {
+    fn kubectl(self) -> Command {
+        let mut command = Command::new("kubectl");
+        command.arg("--kubeconfig").arg(self.lab.dir().join("kubeconfig"));
+        if let Some(context) = self.context {
+            command.args(["--context", context]);
+        }
+        command
+    }
+
+    pub(crate) fn run(self, args: &[&str]) -> Result<String> {
+        let mut command = self.kubectl();
+        command.args(args);
+        stdout(command, &format!("kubectl {args:?}"))
+    }
+
+    pub(crate) fn json(self, args: &[&str]) -> Result<Value> {
+        let mut all = args.to_vec();
+        all.extend(["-o", "json"]);
+        Ok(serde_json::from_str(&self.run(&all)?)?)
+    }
+
+    /// `kubectl apply -f -` of a manifest.
+    pub(crate) fn apply(self, manifest: &str) -> Result<String> {
+        use std::io::Write as _;
+        let mut child = self
+            .kubectl()
+            .args(["apply", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child.stdin.take().context("stdin")?.write_all(manifest.as_bytes())?;
+        let out = child.wait_with_output()?;
+        ensure!(out.status.success(), "kubectl apply: {}", text(&out));
+        Ok(text(&out))
     }
 }
 

@@ -1,7 +1,9 @@
 //! End-to-end tests: `causeway-e2e TOPIC [--only SCENARIO]`. They need root, make labs of their own and drive them with
 //! the commands that people use. A line for each thing shown, with its figure; exit code 1 when one failed.
 
+mod kit;
 mod lab;
+mod mesh;
 mod rack;
 mod report;
 
@@ -21,6 +23,7 @@ struct Args {
 #[derive(Clone, Copy, ValueEnum)]
 enum Topic {
     Rack,
+    Mesh,
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     let mut report = report::Report::default();
     match args.topic {
         Topic::Rack => rack::run(&mut report, args.only.as_deref()),
+        Topic::Mesh => mesh::run(&mut report, args.only.as_deref()),
     }
     println!("\n{} passed, {} failed", report.passed, report.failed);
     if report.failed == 0 && report.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

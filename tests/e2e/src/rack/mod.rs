@@ -9,10 +9,10 @@ mod sessions;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use anyhow::{Result, ensure};
 
-use crate::lab::{Family, Lab, tool_path};
+use crate::kit::{Pod, get, pair_of, url};
+use crate::lab::{Family, Lab};
 use crate::report::{Report, until};
 
 pub(crate) const TORS: [&str; 2] = ["tor1", "tor2"];
@@ -71,91 +71,20 @@ pub(crate) fn run(report: &mut Report, only: Option<&str>) {
     }
 }
 
+fn vips(lab: &Lab, service: &str) -> Result<(String, String)> {
+    crate::kit::vips(lab.kube(), service)
+}
+
+fn pods(lab: &Lab, app: &str) -> Result<Vec<Pod>> {
+    crate::kit::pods(lab.kube(), app)
+}
+
 /// Brings a lab up with the demo's manifests and waits until the Deployment is complete.
 fn deployed(name: &str) -> Result<Lab> {
-    let lab = Lab::up(name)?;
+    let lab = Lab::up("topologies/one-rack", name)?;
     lab.kubectl(&["apply", "-f", "topologies/one-rack/manifests"])?;
     lab.kubectl(&["rollout", "status", "deployment/echo", "--timeout=60s"])?;
     Ok(lab)
-}
-
-/// The LoadBalancer IPs of a Service, once they are assigned: (IPv4, IPv6).
-fn vips(lab: &Lab, service: &str) -> Result<(String, String)> {
-    let (pair, _) = until(Duration::from_secs(20), &format!("service {service} gets its addresses"), || {
-        let json = lab.kubectl_json(&["get", "service", service])?;
-        pair_of(&ips(&json["status"]["loadBalancer"]["ingress"], "ip"))
-    })?;
-    Ok(pair)
-}
-
-fn ips(list: &Value, field: &str) -> Vec<String> {
-    list.as_array().into_iter().flatten().filter_map(|row| row[field].as_str().map(str::to_owned)).collect()
-}
-
-fn pair_of(addresses: &[String]) -> Result<(String, String)> {
-    let v4 = addresses.iter().find(|a| a.contains('.')).context("no IPv4 address yet")?;
-    let v6 = addresses.iter().find(|a| a.contains(':')).context("no IPv6 address yet")?;
-    Ok((v4.clone(), v6.clone()))
-}
-
-/// A pod as the checks need it.
-#[derive(Clone, Debug)]
-struct Pod {
-    name: String,
-    node: String,
-    v4: String,
-    v6: String,
-}
-
-/// The ready pods with label `app=<app>`.
-fn pods(lab: &Lab, app: &str) -> Result<Vec<Pod>> {
-    let json = lab.kubectl_json(&["get", "pods", "-l", &format!("app={app}")])?;
-    let mut pods = Vec::new();
-    for item in json["items"].as_array().context("items")? {
-        if !item["metadata"]["deletionTimestamp"].is_null() {
-            continue;
-        }
-        let (v4, v6) = pair_of(&ips(&item["status"]["podIPs"], "ip"))?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        pods.push(Pod { name: text(&item["metadata"]["name"]), node: text(&item["spec"]["nodeName"]), v4, v6 });
-    }
-    Ok(pods)
-}
-
-/// What a run of `causeway-echo get` saw.
-struct Answers {
-    total: u64,
-    failed: u64,
-    pods: BTreeMap<String, u64>,
-    nodes: BTreeMap<String, u64>,
-    clients: BTreeMap<String, u64>,
-}
-
-/// Sends `count` requests to `url` from a host or pod.
-fn get(lab: &Lab, from: &str, url: &str, count: u32) -> Result<Answers> {
-    let echo = tool_path("causeway-echo")?;
-    let count = count.to_string();
-    let out = lab
-        .command(from, &[&echo, "get", url, "--count", &count, "--concurrency", "4", "--json"])?
-        .output()
-        .context("causeway-echo get")?;
-    let json: Value = serde_json::from_slice(&out.stdout)
-        .with_context(|| format!("causeway-echo get {url} from {from}: {}", crate::lab::text(&out)))?;
-    let spread = |field: &str| {
-        json[field].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.as_u64().unwrap_or(0))).collect()
-    };
-    Ok(Answers {
-        total: json["requests"].as_u64().context("requests")?,
-        failed: json["failed"].as_u64().context("failed")?,
-        pods: spread("pods"),
-        nodes: spread("nodes"),
-        clients: spread("clients"),
-    })
-}
-
-/// A URL whose host may be an IPv6 address.
-fn url(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("http://[{host}]:{port}/") } else { format!("http://{host}:{port}/") }
 }
 
 /// A host route of an address, as FRR writes prefixes.

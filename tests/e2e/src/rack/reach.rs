@@ -34,7 +34,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     lab.down()
 }
 
-fn all_answered(lab: &Lab, from: &str, url: &str, count: u32) -> Result<super::Answers> {
+fn all_answered(lab: &Lab, from: &str, url: &str, count: u32) -> Result<crate::kit::Answers> {
     let answers = get(lab, from, url, count)?;
     ensure!(answers.failed == 0, "{} of {} requests from {from} to {url} failed", answers.failed, answers.total);
     Ok(answers)
