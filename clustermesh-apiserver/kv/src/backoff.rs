@@ -21,16 +21,21 @@ impl Backoff {
 
     /// Between half and all of `first * 2^tries`, at most `limit`.
     pub fn next(&mut self, rng: &mut StdRng) -> Duration {
-        let factor = 1u32.checked_shl(self.tries.min(30)).unwrap_or(u32::MAX);
+        let wait = delay(self.first, self.limit, self.tries, rng);
         self.tries = self.tries.saturating_add(1);
-        let full = self.first.saturating_mul(factor).min(self.limit);
-        full.mul_f64(rng.random_range(0.5..=1.0))
+        wait
     }
 
     /// It worked: begin small again.
     pub fn reset(&mut self) {
         self.tries = 0;
     }
+}
+
+/// The delay after `tries` failures before the present one.
+pub(crate) fn delay(first: Duration, limit: Duration, tries: u32, rng: &mut StdRng) -> Duration {
+    let full = first.saturating_mul(1 << tries.min(30)).min(limit);
+    full.mul_f64(rng.random_range(0.5..=1.0))
 }
 
 #[cfg(test)]

@@ -1,10 +1,29 @@
 //! A connection to an etcd: answers operations, reconnects for the next one when it broke.
+//!
+//! The shell of this crate: a task per session (`link`) that holds one TCP connection (`dial`, `tls`), sends requests
+//! (`call`) and keeps all watches on one stream (`watches`). It never tries again by itself: what failed is answered as
+//! failed, and whoever asked decides on the delay.
+
+mod call;
+mod dial;
+mod failure;
+mod link;
+mod tls;
+mod watches;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
 use crate::op::{Op, Reply, Ticket};
+pub use tls::certificate_expiry;
+
+/// Answers that wait for the consumer; beyond, the server is held back.
+const REPLIES: usize = 64;
 
 /// Where and how to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,11 +77,6 @@ pub struct HostAlias {
     pub ips: Vec<IpAddr>,
 }
 
-/// When the certificate of `files` stops being good: the earliest `notAfter` of the chain.
-pub fn certificate_expiry(files: &TlsFiles) -> std::io::Result<std::time::SystemTime> {
-    todo!("{files:?}")
-}
-
 /// How the connection stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SessionStatus {
@@ -86,27 +100,52 @@ pub enum Link {
     Connected,
 }
 
-/// A connection to one store.
+/// A connection to one store. Dropping it ends it.
 #[derive(Debug)]
-pub struct Session {}
+pub struct Session {
+    commands: mpsc::UnboundedSender<(Ticket, Op)>,
+    replies: mpsc::Receiver<Reply>,
+    status: watch::Receiver<SessionStatus>,
+    task: JoinHandle<()>,
+}
 
 impl Session {
     /// Connects with the first operation. Must be called inside a tokio runtime.
     pub fn open(connect: Connect) -> Self {
-        todo!("{connect:?}")
+        // Unbounded, because the machines that ask bound what they have under way, and `submit` must not wait.
+        let (commands, taken) = mpsc::unbounded_channel();
+        let (answers, replies) = mpsc::channel(REPLIES);
+        let (told, status) = watch::channel(SessionStatus::default());
+        let task = link::Task { connect: Arc::new(connect), commands: taken, replies: answers, status: told };
+        Self { commands, replies, status, task: tokio::spawn(task.run()) }
     }
 
     /// Every ticket is answered, at the latest when its time is up or the connection breaks.
     pub fn submit(&mut self, ticket: Ticket, op: Op) {
-        todo!("{ticket:?} {op:?}")
+        // The task lives as long as the session; it ends early only with the runtime, and then nobody waits.
+        let _ = self.commands.send((ticket, op));
     }
 
     /// The next answer. Waits for ever while nothing is asked. Cancel-safe.
     pub async fn next(&mut self) -> Reply {
-        todo!()
+        match self.replies.recv().await {
+            Some(reply) => reply,
+            None => std::future::pending().await,
+        }
     }
 
     pub fn status(&self) -> SessionStatus {
-        todo!()
+        self.status.borrow().clone()
+    }
+
+    /// To look at the status after the session was given away.
+    pub fn watch_status(&self) -> watch::Receiver<SessionStatus> {
+        self.status.clone()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
