@@ -10,6 +10,16 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's helpers may panic"))]
 
+mod backoff;
 pub mod change;
+pub mod core;
+pub mod directory;
+pub mod mesh;
+mod settings;
+mod silence;
+mod tally;
 
 pub use change::{Change, RemoteInfo, Sink, Stage};
+pub use mesh::{KindStatus, Mesh, Options, RemoteStatus};
+pub use settings::{BackoffBounds, BadMode, ServiceMode, Settings, StageAfter};
+pub use tally::{Checksum, Tally};
