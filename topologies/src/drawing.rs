@@ -1,15 +1,17 @@
 //! The topology as a drawing in text, and as a table of cables.
 //!
 //! Clients stand above, switches in the middle, clusters below. Between two rows each ToR has a rail of its own, on
-//! which all its cables end; `●` is an end, where lines merely cross stands `┼`.
+//! which all its cables end, and so has each link between ToRs; `●` is an end, where lines merely cross stands `┼`.
 
 use std::fmt::Write as _;
 
-use crate::plan::{HostPlan, Plan};
+use crate::plan::{BridgePlan, HostPlan, LinkEnd, Plan, TorPlan};
 use crate::spec::Role;
 
 /// Space between two boxes.
 const GAP: usize = 2;
+/// ToRs of which a row has space for both families on one line.
+const WIDE_TORS: usize = 2;
 /// Columns between two cables of one host.
 const CABLE_STEP: usize = 4;
 
@@ -34,16 +36,9 @@ pub fn draw(plan: &Plan) -> String {
     let rail = |tor: &str| plan.tors.iter().position(|other| other.name == tor).unwrap_or(0);
     let (clients, others): (Vec<&HostPlan>, Vec<&HostPlan>) =
         plan.hosts.iter().partition(|host| host.role == Role::Client);
-    let tor_lines = plan.tors.iter().map(|tor| {
-        vec![
-            format!("{}  AS {}", tor.name, tor.asn),
-            format!("out  {}  {}", tor.out.v4, tor.out.v6),
-            format!("rack {}  {}", tor.rack.v4, tor.rack.v6),
-        ]
-    });
     let client_lines: Vec<Vec<String>> = clients.iter().map(|host| host_lines(plan, host)).collect();
     let other_lines: Vec<Vec<String>> = others.iter().map(|host| host_lines(plan, host)).collect();
-    let tor_lines: Vec<Vec<String>> = tor_lines.collect();
+    let tor_lines: Vec<Vec<String>> = plan.tors.iter().map(|tor| tor_lines(plan, tor)).collect();
     let width = [&client_lines, &tor_lines, &other_lines].map(|row| row_width(row)).into_iter().max().unwrap_or(0);
     let [client_boxes, tor_boxes, other_boxes] =
         [client_lines, tor_lines, other_lines].map(|lines| place(lines, width));
@@ -59,21 +54,54 @@ pub fn draw(plan: &Plan) -> String {
         };
         hosts.iter().zip(boxes).flat_map(of).collect()
     };
-    if !clients.is_empty() {
-        let down = ends(&clients, &client_boxes);
+    let down = ends(&clients, &client_boxes);
+    let above: Vec<End> = tor_ends.iter().filter(|end| down.iter().any(|(_, rail)| *rail == end.1)).copied().collect();
+    if let Some(last) = down.iter().map(|(_, rail)| *rail).max() {
         grid.boxes(&client_boxes, &[], &down);
-        grid.rails(&down, &tor_ends, plan.tors.len());
-        grid.boxes(&tor_boxes, &tor_ends, &tor_ends);
-    } else {
-        grid.boxes(&tor_boxes, &[], &tor_ends);
+        grid.rails(&down, &above, last + 1);
     }
-    let up = ends(&others, &other_boxes);
-    grid.rails(&tor_ends, &up, plan.tors.len());
+    // The links' rails come first, so that the ToRs' own ones lie below them.
+    let links = plan.links.len();
+    let below = |ends: Vec<End>| ends.into_iter().map(|(column, rail)| (column, rail + links)).collect::<Vec<End>>();
+    let down = [below(tor_ends), link_ends(plan, &tor_boxes)].concat();
+    let up = below(ends(&others, &other_boxes));
+    grid.boxes(&tor_boxes, &above, &down);
+    grid.rails(&down, &up, links + plan.tors.len());
     grid.boxes(&other_boxes, &up, &[]);
     let mut out = grid.text();
     clusters(&mut out, plan);
     cables(&mut out, plan);
+    link_rows(&mut out, plan);
     out
+}
+
+/// Both ends of each link, at the ToRs' boxes from the left.
+fn link_ends(plan: &Plan, boxes: &[Boxed]) -> Vec<End> {
+    let mut ends = Vec::new();
+    for (tor, at) in plan.tors.iter().zip(boxes) {
+        // Even columns; the ToR's own rail hangs on an odd one.
+        let first = (at.left + 3) & !1;
+        let of_tor = plan.links.iter().enumerate().filter(|(_, link)| link.a.tor == tor.name || link.b.tor == tor.name);
+        ends.extend(of_tor.enumerate().map(|(place, (number, _))| (first + place * CABLE_STEP, number)));
+    }
+    ends
+}
+
+/// What stands in a ToR's box; in a row of many, one family to a line.
+fn tor_lines(plan: &Plan, tor: &TorPlan) -> Vec<String> {
+    let name = format!("{}  AS {}", tor.name, tor.asn);
+    let bridges = [("out", tor.out), ("rack", tor.rack)];
+    if plan.tors.len() <= WIDE_TORS {
+        let line = |(bridge, of): (&str, BridgePlan)| format!("{bridge:<4} {}  {}", of.v4, of.v6);
+        return [name].into_iter().chain(bridges.map(line)).collect();
+    }
+    let used = |bridge: &str| bridge == "rack" || plan.cables_of(&tor.name).any(|(_, cable)| cable.bridge == bridge);
+    let lines = |(bridge, of): (&str, BridgePlan)| {
+        let place = if used(bridge) { bridge } else { "" };
+        let text = |net: String| if place.is_empty() { String::new() } else { net };
+        [format!("{place:<4} {}", text(of.v4.to_string())), format!("     {}", text(of.v6.to_string()))]
+    };
+    [name].into_iter().chain(bridges.into_iter().flat_map(lines)).collect()
 }
 
 fn host_lines(plan: &Plan, host: &HostPlan) -> Vec<String> {
@@ -230,5 +258,17 @@ fn cables(out: &mut String, plan: &Plan) {
     let _ = writeln!(out, "cables");
     for [end, tor, v4, v6] in &rows {
         let _ = writeln!(out, "  {end:<a$} ── {tor:<b$}  {v4:<c$}  {v6}");
+    }
+}
+
+fn link_rows(out: &mut String, plan: &Plan) {
+    if plan.links.is_empty() {
+        return;
+    }
+    let end = |end: &LinkEnd| format!("{} {} {}", end.tor, end.v4, end.v6);
+    let width = plan.links.iter().map(|link| end(&link.a).len()).max().unwrap_or(0);
+    let _ = writeln!(out, "links");
+    for link in &plan.links {
+        let _ = writeln!(out, "  {:<width$} ── {}", end(&link.a), end(&link.b));
     }
 }

@@ -3,17 +3,23 @@
 //! The switch waits: it accepts any neighbour from its rack bridge that speaks the AS number of a cluster in the rack,
 //! so a new node joins without a change here. Routes to the hosts' loopbacks are kernel routes that the lab installs,
 //! not BGP. What it learns it installs with all next hops (`maximum-paths`).
+//!
+//! Over links ToRs speak eBGP with each other and also tell the loopbacks, so that every rack reaches every other one.
+//! There they do without graceful restart: a cable that is cut must be seen as cut.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::plan::{Plan, TorPlan};
+use crate::plan::{LOOPBACKS, LinkEnd, Plan, TorPlan};
 
 /// Next hops of one route; above the number of nodes in any topology that we draw.
 pub const MAX_PATHS: u8 = 16;
 /// Seconds that a peer's routes are kept while it restarts, unless it asks for less.
 pub const STALE_PATH_S: u16 = 150;
+
+/// Seconds between attempts to reach a ToR at the other end of a link.
+pub const LINK_RETRY_S: u16 = 1;
 
 /// The texts of the two files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,13 +72,56 @@ fn bgp(plan: &Plan, tor: &TorPlan) -> String {
              bgp listen range {range} peer-group NODES-{group}\n"
         );
     }
+    let links: Vec<(&LinkEnd, u32)> = plan
+        .links_of(&tor.name)
+        .filter_map(|(_, other)| Some((other, plan.tor(&other.tor)?.asn)))
+        .collect();
+    for (other, asn) in &links {
+        for peer in [other.v4.addr().to_string(), other.v6.addr().to_string()] {
+            let _ = write!(
+                text,
+                " neighbor {peer} remote-as {asn}\n neighbor {peer} description {}\n \
+                 neighbor {peer} timers connect {LINK_RETRY_S}\n neighbor {peer} advertisement-interval 0\n \
+                 neighbor {peer} graceful-restart-disable\n",
+                other.tor
+            );
+        }
+    }
     for (group, family, _) in &families {
         let _ = write!(
             text,
-            " !\n address-family {family} unicast\n  maximum-paths {MAX_PATHS}\n  neighbor NODES-{group} activate\n \
-             exit-address-family\n"
+            " !\n address-family {family} unicast\n  maximum-paths {MAX_PATHS}\n  neighbor NODES-{group} activate\n"
         );
+        if !links.is_empty() {
+            let _ = writeln!(text, "  redistribute kernel route-map LOOPBACKS-{group}");
+        }
+        for (other, _) in &links {
+            let peer = if *family == "ipv4" { other.v4.addr().to_string() } else { other.v6.addr().to_string() };
+            let _ = writeln!(text, "  neighbor {peer} activate");
+        }
+        text.push_str(" exit-address-family\n");
     }
     text.push_str("exit\n");
+    if !links.is_empty() {
+        text.push_str(&loopbacks());
+    }
+    text
+}
+
+/// What of the kernel's routes is told over links.
+fn loopbacks() -> String {
+    let mut text = String::new();
+    for (group, family, length, ranges) in
+        [("V4", "ip", 32, LOOPBACKS.map(|pair| pair.0)), ("V6", "ipv6", 128, LOOPBACKS.map(|pair| pair.1))]
+    {
+        for (index, range) in ranges.iter().enumerate() {
+            let number = 5 * (index + 1);
+            let _ = writeln!(text, "{family} prefix-list LOOPBACKS-{group} seq {number} permit {range} ge {length}");
+        }
+        let _ = write!(
+            text,
+            "route-map LOOPBACKS-{group} permit 10\n match {family} address prefix-list LOOPBACKS-{group}\nexit\n"
+        );
+    }
     text
 }

@@ -1,12 +1,13 @@
 //! Addresses of everything in a topology: a pure function of it.
 //!
-//! T is a ToR's place in the file from 1, C a cluster's place from 0, N a host's number. Numbers in IPv6 addresses are
+//! T and L are a ToR's and a link's place in the file from 1, C a cluster's place from 0, N a host's number. Numbers in IPv6 addresses are
 //! written with the same decimal digits as in IPv4, so that `10.0.0.11` and `fd00:10::11` are seen to belong together.
 //!
 //! | what                      | IPv4              | IPv6                  |
 //! |---------------------------|-------------------|-----------------------|
 //! | ToR's bridge `rack`       | 172.16.T.1/24     | fd00:16:T::1/64       |
 //! | ToR's bridge `out`        | 172.17.T.1/24     | fd00:17:T::1/64       |
+//! | link L, its ends `a`, `b` | 172.18.L.1,2/30   | fd00:18:L::1,2/64     |
 //! | loopback of node N        | 10.0.C.(10+N)     | fd00:10:C::(10+N)     |
 //! | loopback of control plane | 10.0.C.5          | fd00:10:C::5          |
 //! | loopback of client N      | 10.9.0.(9+N)      | fd00:9::(9+N)         |
@@ -28,8 +29,13 @@ pub const MAX_NODES: u8 = 39;
 pub const MAX_CLIENTS: u8 = 90;
 /// ToRs: the number stands in an IPv4 byte and in four IPv6 digits alike.
 pub const MAX_TORS: usize = 99;
+/// Links between ToRs, for the same reason.
+pub const MAX_LINKS: usize = 99;
 /// The port of every cluster's API server.
 pub const API_PORT: u16 = 6443;
+
+/// The ranges that all loopbacks lie in: of clusters, of clients.
+pub const LOOPBACKS: [(&str, &str); 2] = [("10.0.0.0/16", "fd00:10::/32"), ("10.9.0.0/24", "fd00:9::/48")];
 
 /// A pair of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +50,7 @@ pub struct Plan {
     pub name: String,
     pub clusters: Vec<Cluster>,
     pub tors: Vec<TorPlan>,
+    pub links: Vec<LinkPlan>,
     pub hosts: Vec<HostPlan>,
 }
 
@@ -61,6 +68,21 @@ pub struct TorPlan {
 /// A bridge and the ToR's own addresses on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BridgePlan {
+    pub v4: Ipv4Net,
+    pub v6: Ipv6Net,
+}
+
+/// A cable between two ToRs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkPlan {
+    pub a: LinkEnd,
+    pub b: LinkEnd,
+}
+
+/// One end of a link. In its ToR the interface has the name of the ToR at the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkEnd {
+    pub tor: String,
     pub v4: Ipv4Net,
     pub v6: Ipv6Net,
 }
@@ -113,8 +135,9 @@ impl Plan {
     pub fn new(topology: &Topology) -> Result<Self, PlanError> {
         check_limits(topology)?;
         let tors: Vec<TorPlan> = (1u8..).zip(&topology.tors).map(|(number, tor)| tor_plan(number, tor)).collect();
+        let links = (1u8..).zip(&topology.links).map(|(number, link)| link_plan(number, link)).collect();
         let hosts = topology.hosts.iter().map(|host| host_plan(topology, &tors, host)).collect();
-        let plan = Self { name: topology.name.clone(), clusters: topology.clusters.clone(), tors, hosts };
+        let plan = Self { name: topology.name.clone(), clusters: topology.clusters.clone(), tors, links, hosts };
         plan.check_overlaps()?;
         Ok(plan)
     }
@@ -147,6 +170,21 @@ impl Plan {
         })
     }
 
+    /// The links of a ToR: its own end, then the other.
+    pub fn links_of<'a>(&'a self, tor: &'a str) -> impl Iterator<Item = (&'a LinkEnd, &'a LinkEnd)> {
+        self.links.iter().filter_map(move |link| match (&link.a, &link.b) {
+            (a, b) if a.tor == tor => Some((a, b)),
+            (a, b) if b.tor == tor => Some((b, a)),
+            _ => None,
+        })
+    }
+
+    /// The cluster of that name.
+    #[must_use]
+    pub fn cluster(&self, name: &str) -> Option<&Cluster> {
+        self.clusters.iter().find(|cluster| cluster.name == name)
+    }
+
     /// Every range in use, with a name for error messages.
     #[must_use]
     pub fn ranges(&self) -> Vec<(String, IpNet)> {
@@ -156,6 +194,10 @@ impl Plan {
                 ranges.push((format!("{} {bridge}", tor.name), IpNet::V4(net.v4.trunc())));
                 ranges.push((format!("{} {bridge}", tor.name), IpNet::V6(net.v6.trunc())));
             }
+        }
+        for LinkPlan { a, b } in &self.links {
+            ranges.push((format!("link {} to {}", a.tor, b.tor), IpNet::V4(a.v4.trunc())));
+            ranges.push((format!("link {} to {}", a.tor, b.tor), IpNet::V6(a.v6.trunc())));
         }
         for cluster in &self.clusters {
             for (what, of) in
@@ -192,6 +234,7 @@ fn check_limits(topology: &Topology) -> Result<(), PlanError> {
     };
     check("clusters", topology.clusters.len(), MAX_CLUSTERS)?;
     check("ToRs", topology.tors.len(), MAX_TORS)?;
+    check("links", topology.links.len(), MAX_LINKS)?;
     for host in &topology.hosts {
         match &host.role {
             Role::Node { cluster } => {
@@ -217,6 +260,7 @@ fn bridge(family: u8, tor: u8, host: u8) -> BridgePlan {
 
 const RACK: u8 = 16;
 const OUT: u8 = 17;
+const LINK: u8 = 18;
 
 fn tor_plan(number: u8, tor: &crate::spec::Tor) -> TorPlan {
     let rack = bridge(RACK, number, 1);
@@ -229,6 +273,15 @@ fn tor_plan(number: u8, tor: &crate::spec::Tor) -> TorPlan {
         rack,
         out: bridge(OUT, number, 1),
     }
+}
+
+fn link_plan(number: u8, link: &crate::spec::Link) -> LinkPlan {
+    let end = |tor: &str, last: u8| {
+        let net = bridge(LINK, number, last);
+        let v4 = Ipv4Net::new_assert(net.v4.addr(), 30);
+        LinkEnd { tor: tor.to_owned(), v4, v6: net.v6 }
+    };
+    LinkPlan { a: end(&link.a, 1), b: end(&link.b, 2) }
 }
 
 fn host_plan(topology: &Topology, tors: &[TorPlan], host: &Host) -> HostPlan {

@@ -59,7 +59,7 @@ fn the_readme_shows_the_drawing() {
 #[test]
 fn addresses_of_one_rack() {
     let mut topology = Topology::parse("topology.toml", &one_rack()).unwrap();
-    topology.add_node("n4").unwrap();
+    topology.add_node("n4", None).unwrap();
     let plan = Plan::new(&topology).unwrap();
     let loopback = |name: &str| {
         let host = plan.host(name).unwrap();
@@ -79,7 +79,7 @@ fn a_node_that_goes_leaves_the_others_where_they_are() {
     let mut topology = Topology::parse("topology.toml", &one_rack()).unwrap();
     topology.hosts.retain(|host| host.name != "n2");
     assert_eq!(Plan::new(&topology).unwrap().host("n3").unwrap().loopback.v4.to_string(), "10.0.0.13");
-    topology.add_node("again").unwrap();
+    topology.add_node("again", None).unwrap();
     assert_eq!(Plan::new(&topology).unwrap().host("again").unwrap().loopback.v4.to_string(), "10.0.0.12");
 }
 

@@ -1,5 +1,6 @@
 //! One question to a server, over HTTP, TCP or UDP, on a connection that may be kept.
 
+use std::fmt;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::str::FromStr;
@@ -8,13 +9,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::Deserialize;
 
-/// Whom to ask, as `http://ADDRESS[:PORT][/PATH]`, `tcp://ADDRESS:PORT` or `udp://ADDRESS:PORT`.
+/// Whom to ask, as `http://HOST[:PORT][/PATH]`, `tcp://HOST:PORT` or `udp://HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) scheme: Scheme,
-    pub(crate) address: SocketAddr,
     /// As written, for the Host header.
     host: String,
+    /// With its port; a name is looked up anew for every connection.
+    place: String,
     path: String,
 }
 
@@ -40,16 +42,32 @@ impl FromStr for Target {
         let (host, path) = rest.split_at(end);
         let has_port = host.rsplit_once(':').is_some_and(|(before, _)| !before.contains(':') || before.ends_with(']'));
         let bare_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
-        let with_port = match (has_port, bare_v6, scheme) {
+        let place = match (has_port, bare_v6, scheme) {
             (_, true, Scheme::Http) => format!("[{host}]:80"),
             (false, false, Scheme::Http) => format!("{host}:80"),
             (true, false, _) => host.to_owned(),
             _ => bail!("{text}: the port is missing; write {host}:PORT"),
         };
-        let addresses = with_port.to_socket_addrs().with_context(|| format!("{text}: no such address"))?;
-        let address = addresses.into_iter().next().ok_or_else(|| anyhow!("{text}: no address"))?;
+        let (name, port) = place.rsplit_once(':').unwrap_or((&place, ""));
+        if name.is_empty() || port.parse::<u16>().is_err() {
+            bail!("{text}: {place} is no host with a port");
+        }
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Self { scheme, address, host: host.to_owned(), path })
+        Ok(Self { scheme, host: host.to_owned(), place, path })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place)
+    }
+}
+
+impl Target {
+    /// Its address now.
+    fn address(&self) -> Result<SocketAddr> {
+        let found = self.place.to_socket_addrs().with_context(|| format!("look up {}", self.host))?;
+        found.into_iter().next().ok_or_else(|| anyhow!("{} has no address", self.host))
     }
 }
 
@@ -59,6 +77,7 @@ impl FromStr for Target {
 pub(crate) struct Answer {
     pub(crate) pod: String,
     pub(crate) node: String,
+    pub(crate) cluster: String,
     pub(crate) client: String,
 }
 
@@ -70,15 +89,15 @@ pub(crate) enum Connection {
 
 impl Connection {
     pub(crate) fn open(target: &Target, limit: Duration) -> Result<Self> {
+        let address = target.address()?;
         if target.scheme == Scheme::Udp {
-            let any: SocketAddr = if target.address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse()?;
+            let any: SocketAddr = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse()?;
             let socket = UdpSocket::bind(any)?;
-            socket.connect(target.address)?;
+            socket.connect(address)?;
             socket.set_read_timeout(Some(limit))?;
             return Ok(Self::Datagram(socket));
         }
-        let stream = TcpStream::connect_timeout(&target.address, limit)
-            .with_context(|| format!("connect to {}", target.address))?;
+        let stream = TcpStream::connect_timeout(&address, limit).with_context(|| format!("connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(limit))?;
         stream.set_write_timeout(Some(limit))?;
@@ -157,7 +176,7 @@ mod tests {
     use super::*;
 
     fn address(text: &str) -> String {
-        text.parse::<Target>().map_or_else(|error| error.to_string(), |target| target.address.to_string())
+        text.parse::<Target>().map_or_else(|error| error.to_string(), |target| target.to_string())
     }
 
     #[test]
@@ -167,6 +186,10 @@ mod tests {
         assert_eq!(address("http://[2001:db8::1]/?bytes=3"), "[2001:db8::1]:80");
         assert_eq!(address("http://[2001:db8::1]:8080/x"), "[2001:db8::1]:8080");
         assert_eq!(address("2001:db8::1"), "[2001:db8::1]:80");
+        assert_eq!(address("http://web/"), "web:80");
+        assert_eq!(address("http://web.shop:8080"), "web.shop:8080");
+        assert_eq!(address("http://:80"), "http://:80: :80 is no host with a port");
+        assert_eq!(address("http://web:x"), "http://web:x: web:x is no host with a port");
         assert_eq!(address("udp://[2001:db8::1]:82"), "[2001:db8::1]:82");
         assert_eq!(address("udp://192.0.2.1"), "udp://192.0.2.1: the port is missing; write 192.0.2.1:PORT");
         assert_eq!(address("gopher://x"), "gopher://x: unknown scheme gopher; use http, tcp or udp");

@@ -17,7 +17,7 @@ const SHOWN_FAILURES: usize = 3;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// http://ADDRESS[:PORT][/PATH], tcp://ADDRESS:PORT or udp://ADDRESS:PORT
+    /// http://HOST[:PORT][/PATH], tcp://HOST:PORT or udp://HOST:PORT
     target: Target,
     /// Requests in all
     #[arg(short = 'n', long, default_value_t = 1)]
@@ -39,6 +39,8 @@ pub(crate) struct Options {
 struct Tally {
     pods: BTreeMap<String, u64>,
     nodes: BTreeMap<String, u64>,
+    /// Empty where the servers name none.
+    clusters: BTreeMap<String, u64>,
     clients: BTreeMap<String, u64>,
     latencies: Vec<Duration>,
     failures: Vec<String>,
@@ -54,6 +56,9 @@ impl Tally {
                     [(&mut self.pods, answer.pod), (&mut self.nodes, answer.node), (&mut self.clients, client)]
                 {
                     *map.entry(if key.is_empty() { "?".into() } else { key }).or_default() += 1;
+                }
+                if !answer.cluster.is_empty() {
+                    *self.clusters.entry(answer.cluster).or_default() += 1;
                 }
                 self.latencies.push(took);
             }
@@ -111,7 +116,7 @@ fn once(options: &Options, limit: Duration, kept: &mut Option<Connection>) -> Re
 fn print_json(options: &Options, tally: &Tally) {
     let value = json!({
         "requests": options.count, "answered": tally.latencies.len(), "failed": tally.failures.len(),
-        "pods": tally.pods, "nodes": tally.nodes, "clients": tally.clients,
+        "pods": tally.pods, "nodes": tally.nodes, "clusters": tally.clusters, "clients": tally.clients,
         "latency_ms": {"min": tally.percentile(0), "p50": tally.percentile(50), "p99": tally.percentile(99),
             "max": tally.percentile(100)},
         "failures": tally.failures.iter().take(SHOWN_FAILURES).collect::<Vec<_>>(),
@@ -123,9 +128,11 @@ fn print_text(options: &Options, tally: &Tally) {
     let (answered, failed) = (tally.latencies.len(), tally.failures.len());
     println!(
         "{} requests to {}, {} at a time: {answered} answered, {failed} failed",
-        options.count, options.target.address, options.concurrency
+        options.count, options.target, options.concurrency
     );
-    for (what, spread) in [("pod", &tally.pods), ("node", &tally.nodes), ("seen as", &tally.clients)] {
+    let spreads =
+        [("pod", &tally.pods), ("node", &tally.nodes), ("cluster", &tally.clusters), ("seen as", &tally.clients)];
+    for (what, spread) in spreads {
         let most = spread.values().max().copied().unwrap_or(1).max(1);
         for (name, count) in spread {
             let bar = usize::try_from(count * 40 / most).unwrap_or(0);

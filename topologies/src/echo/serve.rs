@@ -1,5 +1,5 @@
-//! The server. Every answer is one JSON object: pod, namespace and node (from the environment), the client's address
-//! and the address that it reached.
+//! The server. Every answer is one JSON object: pod, namespace, node and cluster (from the environment: `POD_NAME`,
+//! `POD_NAMESPACE`, `NODE_NAME`, `CLUSTER`), the client's address and the address that it reached.
 //!
 //! HTTP understands `?bytes=N` (the body is padded to about N bytes) and `?delay=MS`. Over TCP each line gets an answer
 //! line; over UDP each datagram gets one.
@@ -44,6 +44,7 @@ struct Identity {
     pod: String,
     namespace: String,
     node: String,
+    cluster: String,
     delay: Duration,
 }
 
@@ -51,7 +52,7 @@ impl Identity {
     fn answer(&self, client: SocketAddr, local: Option<SocketAddr>) -> Value {
         json!({
             "pod": self.pod, "namespace": self.namespace, "node": self.node,
-            "client": canonical(client).to_string(), "local": local.map(|local| canonical(local).to_string()),
+            "cluster": self.cluster, "client": canonical(client).to_string(), "local": local.map(|local| canonical(local).to_string()),
         })
     }
 }
@@ -64,6 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         pod: pod.unwrap_or_else(|| "(no pod)".into()),
         namespace: variable("POD_NAMESPACE"),
         node: variable("NODE_NAME"),
+        cluster: variable("CLUSTER"),
         delay: Duration::from_millis(options.delay),
     });
     if options.http.is_empty() && options.tcp.is_empty() && options.udp.is_empty() {

@@ -88,6 +88,7 @@ pub(crate) struct Session {
     pub(crate) tor: String,
     pub(crate) family: String,
     pub(crate) peer: String,
+    /// The host or ToR that the peer is.
     pub(crate) host: Option<String>,
     pub(crate) state: String,
     pub(crate) prefixes: u64,
@@ -105,10 +106,13 @@ pub(crate) fn sessions(lab: &Lab, plan: &Plan, tor: &str) -> Result<Vec<Session>
             let host = plan
                 .cables_of(tor)
                 .find(|(_, cable)| cable.v4.addr().to_string() == peer || cable.v6.addr().to_string() == peer);
+            let link = plan
+                .links_of(tor)
+                .find(|(_, end)| end.v4.addr().to_string() == peer || end.v6.addr().to_string() == peer);
             sessions.push(Session {
                 tor: tor.into(),
                 family: family.clone(),
-                host: host.map(|(host, _)| host.name.clone()),
+                host: host.map(|(host, _)| host.name.clone()).or(link.map(|(_, end)| end.tor.clone())),
                 state: seen.state,
                 prefixes: seen.pfx_rcd.unwrap_or(0),
                 since: seen.peer_uptime.unwrap_or_default(),

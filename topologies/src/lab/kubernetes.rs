@@ -72,6 +72,23 @@ impl Kubernetes {
         Ok(list.items.iter().map(node_state).collect())
     }
 
+    /// The pod ranges of a node, as the operator gave them.
+    pub(crate) fn pod_ranges(&self, name: &str) -> Result<Vec<String>> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let node = self.runtime.block_on(nodes.get(name)).with_context(|| format!("cannot read the Node {name}"))?;
+        Ok(node.spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default())
+    }
+
+    /// Applies an object of the lab's own, server-side.
+    pub(crate) fn apply_own(&self, object: serde_json::Value) -> Result<()> {
+        let object: DynamicObject = serde_json::from_value(object).context("not an object")?;
+        match self.runtime.block_on(self.apply_object(&object)) {
+            Ok(()) => Ok(()),
+            Err(ApplyError::UnknownKind(reason)) => Err(anyhow!(reason)),
+            Err(ApplyError::Refused(error)) => Err(error),
+        }
+    }
+
     /// Deletes a Node object; one that is not there is no error.
     pub(crate) fn delete_node(&self, name: &str) -> Result<()> {
         let nodes: Api<Node> = Api::all(self.client.clone());

@@ -4,16 +4,21 @@
 //! down under `/run/causeway-lab/<name>`, so that `down` can remove it, also after a crash.
 
 mod cluster;
+mod dns;
 mod down;
 mod enter;
 mod fabric;
+mod fault;
 mod kubelet;
 mod kubernetes;
+mod mesh;
+mod mounts;
 mod netns;
 mod node;
 mod pki;
 mod process;
 mod progress;
+mod projector;
 mod relay;
 mod show;
 mod state;
@@ -79,7 +84,38 @@ enum Command {
         signal: String,
     },
     /// Starts a process of the lab again that has ended
-    Start { name: String, process: String },
+    Start {
+        name: String,
+        process: String,
+        /// Of a mesh's etcd: with nothing of what it held, as another etcd cluster
+        #[arg(long)]
+        fresh: bool,
+    },
+    /// Makes a process stand still (SIGSTOP)
+    Pause { name: String, process: String },
+    /// Lets a paused process go on (SIGCONT)
+    Resume { name: String, process: String },
+    /// Cuts or mends the link between two ToRs, or the cable between a host and a ToR
+    Link {
+        name: String,
+        state: fault::LinkState,
+        a: String,
+        b: String,
+    },
+    /// Loses all traffic between two hosts or clusters
+    Partition {
+        name: String,
+        #[command(flatten)]
+        between: fault::Between,
+    },
+    /// Ends a partition; without --from and --to, all of them
+    Heal {
+        name: String,
+        #[arg(long, requires = "to")]
+        from: Option<String>,
+        #[arg(long, requires = "from")]
+        to: Option<String>,
+    },
     /// Prints the log of one of the lab's processes
     Log { name: String, process: String },
     /// Adds a node to a running lab, or takes one away
@@ -95,12 +131,24 @@ enum Command {
     /// Carries the cluster's API to 127.0.0.1 (the lab starts it)
     #[command(hide = true)]
     Relay(relay::Options),
+    /// A cluster's DNS server (the lab starts it)
+    #[command(hide = true)]
+    Dns(dns::Options),
+    /// Keeps files equal to Secrets (the lab starts it)
+    #[command(hide = true)]
+    Projector(projector::Options),
 }
 
 #[derive(Subcommand)]
 enum NodeCommand {
     /// Cables a new node as the last one is, and starts its processes
-    Add { name: String, node: String },
+    Add {
+        name: String,
+        node: String,
+        /// The cluster it joins [default: the first]
+        #[arg(long)]
+        cluster: Option<String>,
+    },
     /// Ends a node's processes, removes its namespaces and its Node object
     Remove { name: String, node: String },
 }
@@ -124,15 +172,25 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status { name, output } => return show::status(name.as_deref(), output),
         Command::List { output } => show::list(output)?,
         Command::Kill { name, process, signal } => process::kill_named(&state::Lab::open(&name)?, &process, &signal)?,
-        Command::Start { name, process } => process::start_again(&state::Lab::open(&name)?, &process)?,
+        Command::Start { name, process, fresh: true } => mesh::start_fresh(&state::Lab::open(&name)?, &process)?,
+        Command::Start { name, process, fresh: false } => process::start_again(&state::Lab::open(&name)?, &process)?,
+        Command::Pause { name, process } => process::kill_named(&state::Lab::open(&name)?, &process, "STOP")?,
+        Command::Resume { name, process } => process::kill_named(&state::Lab::open(&name)?, &process, "CONT")?,
+        Command::Link { name, state, a, b } => fault::link(&name, state, &a, &b)?,
+        Command::Partition { name, between } => fault::partition(&name, &between)?,
+        Command::Heal { name, from, to } => fault::heal(&name, from.as_deref().zip(to.as_deref()))?,
         Command::Log { name, process } => show::log(&name, &process)?,
-        Command::Node { command: NodeCommand::Add { name, node } } => node::add(&name, &node)?,
+        Command::Node { command: NodeCommand::Add { name, node, cluster } } => {
+            node::add(&name, &node, cluster.as_deref())?;
+        }
         Command::Node { command: NodeCommand::Remove { name, node } } => node::remove(&name, &node)?,
         Command::Drawing { dir } => {
             show::print(&topology::drawing::draw(&topology::Plan::new(&up::read_topology(&dir)?)?));
         }
         Command::Kubelet(options) => kubelet::run(options)?,
         Command::Relay(options) => relay::run(&options)?,
+        Command::Dns(options) => dns::run(&options)?,
+        Command::Projector(options) => projector::run(options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -16,11 +16,11 @@ use crate::up::wait_established;
 use crate::wiring;
 
 /// Cables a node, starts its processes and waits until it is Ready and, where there are others, its sessions are up.
-pub(crate) fn add(lab: &str, node: &str) -> Result<()> {
+pub(crate) fn add(lab: &str, node: &str, cluster: Option<&str>) -> Result<()> {
     let progress = Progress::start();
     let lab = Lab::open(lab)?;
     let mut state = lab.load()?;
-    state.topology.add_node(node)?;
+    state.topology.add_node(node, cluster)?;
     let plan = state.plan()?;
     let host = plan.host(node).context("a node that was added is in the plan")?;
     wiring::add_host(&lab, host)?;

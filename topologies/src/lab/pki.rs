@@ -3,7 +3,7 @@
 //! One authority per cluster signs the API server's certificate and one client certificate for each kind of client.
 //! They live as long as the lab's directory; nothing outside the lab trusts them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rcgen::{
@@ -51,28 +51,52 @@ pub(crate) fn issue(lab: &Lab, cluster: &Cluster, plane: &HostPlan) -> Result<()
         write_whole(&dir.join(format!("{who}.crt")), cert.as_bytes(), 0o644)?;
         write_whole(&dir.join(format!("{who}.key")), key.as_bytes(), 0o600)?;
         let server = format!("https://{}:{API_PORT}", plane.loopback.v4);
-        write_kubeconfig(&lab.kubeconfig(&cluster.name, who), &dir, lab, cluster, who, &server)?;
+        let access = [Access { cluster: cluster.name.clone(), dir: dir.clone(), who, server }];
+        write_kubeconfig(&lab.kubeconfig(&cluster.name, who), &access)?;
     }
     Ok(())
 }
 
 /// The kubeconfig for people, once the relay's port is known.
 pub(crate) fn outer_kubeconfig(lab: &Lab, cluster: &Cluster, port: u16) -> Result<()> {
-    let path = lab.outer_kubeconfig(&cluster.name);
-    let server = format!("https://127.0.0.1:{port}");
-    write_kubeconfig(&path, &lab.cluster(&cluster.name), lab, cluster, "admin", &server)
+    let access = [Access::outer(lab, cluster, port)];
+    write_kubeconfig(&lab.outer_kubeconfig(&cluster.name), &access)
 }
 
-fn write_kubeconfig(path: &Path, dir: &Path, lab: &Lab, cluster: &Cluster, who: &str, server: &str) -> Result<()> {
-    let context = format!("{}-{}", lab.name, cluster.name);
-    let file = |name: String| dir.join(name);
+/// One kubeconfig with a context for each cluster, the first of which is the current one.
+pub(crate) fn common_kubeconfig<'a>(lab: &Lab, clusters: impl Iterator<Item = (&'a Cluster, u16)>) -> Result<()> {
+    let all: Vec<Access> = clusters.map(|(cluster, port)| Access::outer(lab, cluster, port)).collect();
+    write_kubeconfig(&lab.dir.join("kubeconfig"), &all)
+}
+
+/// One way into one cluster.
+struct Access {
+    cluster: String,
+    dir: PathBuf,
+    who: &'static str,
+    server: String,
+}
+
+impl Access {
+    fn outer(lab: &Lab, cluster: &Cluster, port: u16) -> Self {
+        let server = format!("https://127.0.0.1:{port}");
+        Self { cluster: cluster.name.clone(), dir: lab.cluster(&cluster.name), who: "admin", server }
+    }
+}
+
+/// Contexts, clusters and users are named after the cluster.
+fn write_kubeconfig(path: &Path, all: &[Access]) -> Result<()> {
+    let user = |access: &Access| format!("{}-{}", access.cluster, access.who);
     let config = serde_json::json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": context,
-        "clusters": [{"name": context, "cluster": {
-            "server": server, "certificate-authority": file("ca.crt".into()) }}],
-        "users": [{"name": who, "user": {
-            "client-certificate": file(format!("{who}.crt")), "client-key": file(format!("{who}.key")) }}],
-        "contexts": [{"name": context, "context": {"cluster": context, "user": who, "namespace": "default"}}],
+        "apiVersion": "v1", "kind": "Config",
+        "current-context": all.first().map(|access| &access.cluster),
+        "clusters": all.iter().map(|access| serde_json::json!({"name": access.cluster, "cluster": {
+            "server": access.server, "certificate-authority": access.dir.join("ca.crt") }})).collect::<Vec<_>>(),
+        "users": all.iter().map(|access| serde_json::json!({"name": user(access), "user": {
+            "client-certificate": access.dir.join(format!("{}.crt", access.who)),
+            "client-key": access.dir.join(format!("{}.key", access.who)) }})).collect::<Vec<_>>(),
+        "contexts": all.iter().map(|access| serde_json::json!({"name": access.cluster, "context": {
+            "cluster": access.cluster, "user": user(access), "namespace": "default" }})).collect::<Vec<_>>(),
     });
     write_whole(path, serde_yaml_ng::to_string(&config)?.as_bytes(), 0o600)
 }

@@ -16,7 +16,11 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::netns;
+use crate::progress::wait_for;
 use crate::state::{Lab, write_whole};
+
+/// From a signal that ends a process to its end.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// How to start a process; kept, so that it can be started again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -157,8 +161,10 @@ pub(crate) fn kill_named(lab: &Lab, name: &str, signal: &str) -> Result<()> {
     if !record.id.signal(signal) {
         bail!("{name} (process {}) does not run; start it with: causeway-lab start {} {name}", record.id.pid, lab.name);
     }
-    if signal == Signal::SIGKILL {
-        end(&[record.id], Duration::from_secs(5));
+    if matches!(signal, Signal::SIGKILL | Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT) {
+        wait_for(&format!("{name} to end after {word}"), END_LIMIT, || {
+            Ok(if record.id.alive() { Err(format!("process {} runs", record.id.pid)) } else { Ok(()) })
+        })?;
     }
     Ok(())
 }
@@ -176,6 +182,10 @@ pub(crate) fn start_again(lab: &Lab, name: &str) -> Result<()> {
 /// Ends processes: SIGTERM to all, then SIGKILL to those that are left after `grace`. Returns how many ran.
 pub(crate) fn end(processes: &[ProcessId], grace: Duration) -> usize {
     let running: Vec<ProcessId> = processes.iter().copied().filter(|id| id.signal_group(Signal::SIGTERM)).collect();
+    for id in &running {
+        // One that is paused hears SIGTERM only when it goes on.
+        id.signal_group(Signal::SIGCONT);
+    }
     let start = Instant::now();
     let mut killed = false;
     while running.iter().any(|id| id.alive()) {

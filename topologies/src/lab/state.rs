@@ -34,6 +34,8 @@ pub(crate) struct LabState {
     pub(crate) programs: Programs,
     /// False after `up --no-agents`.
     pub(crate) agents: bool,
+    /// False after `up --no-mesh`: clusters stay strangers, whatever the topology says.
+    pub(crate) mesh: bool,
     pub(crate) created: String,
 }
 
@@ -44,6 +46,9 @@ pub(crate) struct Programs {
     pub(crate) apiserver: PathBuf,
     pub(crate) agent: PathBuf,
     pub(crate) operator: PathBuf,
+    pub(crate) ctl: PathBuf,
+    pub(crate) clustermesh: PathBuf,
+    pub(crate) etcd: PathBuf,
     pub(crate) cni_dir: PathBuf,
     /// The real Kubernetes instead of the stand-in.
     pub(crate) kubernetes: Option<RealKubernetes>,
@@ -55,7 +60,6 @@ pub(crate) struct RealKubernetes {
     pub(crate) apiserver: PathBuf,
     pub(crate) controller_manager: PathBuf,
     pub(crate) scheduler: Option<PathBuf>,
-    pub(crate) etcd: PathBuf,
 }
 
 impl Lab {

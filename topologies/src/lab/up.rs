@@ -1,18 +1,22 @@
 //! `up`: reads a topology, realises it and waits until it works.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use nix::mount::{MsFlags, mount};
+use topology::plan::CablePlan;
+use topology::spec::{Cluster, Mesh};
 use topology::{Plan, Topology};
 
 use crate::cluster;
 use crate::down;
 use crate::fabric;
+use crate::kubernetes::Kubernetes;
+use crate::mesh;
 use crate::pki;
 use crate::process::{self, Record};
 use crate::progress::{Progress, wait_for};
@@ -37,6 +41,9 @@ pub(crate) struct Options {
     /// The fabric alone
     #[arg(long)]
     no_kubernetes: bool,
+    /// Clusters do not meet, whatever the topology says
+    #[arg(long)]
+    no_mesh: bool,
     /// Another node of the first cluster, cabled as its last one; may be given again
     #[arg(long, value_name = "NODE")]
     add_node: Vec<String>,
@@ -73,7 +80,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let progress = Progress::start();
     let mut topology = read_topology(&options.dir)?;
     for node in &options.add_node {
-        topology.add_node(node)?;
+        topology.add_node(node, None)?;
     }
     let plan = Plan::new(&topology)?;
     fabric::check(&plan)?;
@@ -83,15 +90,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let lab = Lab::named(options.name.as_deref().unwrap_or(&topology.name))?;
     let source = fs::canonicalize(&options.dir).with_context(|| format!("no {}", options.dir.display()))?;
     let source = if source.is_file() { source.parent().map(Path::to_owned).unwrap_or(source) } else { source };
-    for manifest in topology.clusters.iter().flat_map(|cluster| &cluster.bootstrap) {
-        if !source.join(manifest).is_file() {
-            bail!(
-                "topology.toml: cluster.bootstrap: {} is not there; correct the name",
-                source.join(manifest).display()
-            );
-        }
+    for cluster in &topology.clusters {
+        cluster::manifests(&source, cluster)?;
     }
-    let state = LabState { topology, source, programs: programs(options)?, agents: !options.no_agents, created: now() };
+    let mesh = topology.meshed().count() > 0 && !options.no_mesh && !options.no_agents && !options.no_kubernetes;
+    let programs = programs(options, mesh)?;
+    let state = LabState { topology, source, programs, agents: !options.no_agents, mesh, created: now() };
     claim(&lab)?;
     let outcome = lab.save(&state).and_then(|()| bring_up(&lab, &state, &plan, options, progress));
     if outcome.is_err() && !options.keep_failed {
@@ -149,11 +153,11 @@ fn bring_up(lab: &Lab, state: &LabState, plan: &Plan, options: &Options, progres
     if options.no_kubernetes {
         return Ok(());
     }
+    let ports = plan.clusters.iter().map(|cluster| Ok((cluster, cluster::relay_port(lab, cluster)?)));
+    pki::common_kubeconfig(lab, ports.collect::<Result<Vec<_>>>()?.into_iter())?;
     finish_clusters(lab, state, plan, options, progress)?;
-    if let Some(first) = plan.clusters.first() {
-        let link = lab.dir.join("kubeconfig");
-        progress.say(format!("up; export KUBECONFIG={}", link.display()));
-        debug_assert!(lab.outer_kubeconfig(&first.name).is_file());
+    if !plan.clusters.is_empty() {
+        progress.say(format!("up; export KUBECONFIG={}", lab.dir.join("kubeconfig").display()));
     }
     Ok(())
 }
@@ -163,58 +167,102 @@ fn start_cluster(
     lab: &Lab,
     state: &LabState,
     plan: &Plan,
-    cluster: &topology::spec::Cluster,
+    cluster: &Cluster,
     progress: Progress,
 ) -> Result<()> {
     let plane = plan.control_plane(&cluster.name).context("a cluster has a control plane")?;
-    cluster::start_api(lab, &state.programs, plane, cluster)?;
+    let (_, api) = cluster::start_api(lab, &state.programs, plane, cluster)?;
     progress.say(format!("cluster {}: the API is ready", cluster.name));
-    if plan.clusters.first() == Some(cluster) {
-        symlink(lab.outer_kubeconfig(&cluster.name), lab.dir.join("kubeconfig")).context("cannot link kubeconfig")?;
-    }
     if state.agents {
         cluster::start_operator(lab, &state.programs, plane, cluster)?;
     }
-    each(plan.nodes(&cluster.name).map(|node| move || cluster::start_node(lab, state, plan, node).map(drop)))
+    each(plan.nodes(&cluster.name).map(|node| move || cluster::start_node(lab, state, plan, node).map(drop)))?;
+    cluster::start_dns(lab, &state.programs, plane, cluster, &api)?;
+    if state.mesh && cluster.mesh != Mesh::None {
+        mesh::start(lab, state, plan, cluster)?;
+        progress.say(format!("cluster {}: etcd and clustermesh-apiserver run", cluster.name));
+    }
+    Ok(())
 }
 
 /// Waits until every node is Ready and, with bootstrap manifests, every session is established.
 fn finish_clusters(lab: &Lab, state: &LabState, plan: &Plan, options: &Options, progress: Progress) -> Result<()> {
     let records = process::all(lab);
-    for cluster in &plan.clusters {
-        let api = crate::kubernetes::Kubernetes::connect(&lab.outer_kubeconfig(&cluster.name))?;
-        if state.agents && !options.no_bootstrap {
-            let applied = cluster::bootstrap(&api, &records, &state.source, cluster)?;
-            progress.say(format!("cluster {}: {applied} bootstrap objects applied", cluster.name));
-        }
-        if state.agents {
-            let names: Vec<&str> = plan.nodes(&cluster.name).map(|node| node.name.as_str()).collect();
-            cluster::wait_ready(&api, &records, &names, progress)?;
-        }
+    std::thread::scope(|scope| {
+        let mesh = scope.spawn(|| if state.mesh { mesh::connect(lab, state, plan) } else { Ok(()) });
+        let clusters = each(plan.clusters.iter().map(|cluster| {
+            let records = &records;
+            move || finish_cluster(lab, state, plan, cluster, records, options, progress)
+        }));
+        clusters.and(mesh.join().unwrap_or_else(|_| bail!("a thread of the lab panicked")))
+    })?;
+    if state.mesh {
+        progress.say("the clusters know each other");
     }
     let bgp = plan.clusters.iter().any(|cluster| !cluster.bootstrap.is_empty());
     if state.agents && !options.no_bootstrap && bgp {
         let nodes: Vec<&str> =
             plan.clusters.iter().flat_map(|cluster| plan.nodes(&cluster.name)).map(|node| node.name.as_str()).collect();
         wait_established(lab, plan, &records, &nodes)?;
+        wait_links(lab, plan, &records)?;
         progress.say("every BGP session is Established");
     }
     Ok(())
 }
 
+fn finish_cluster(
+    lab: &Lab,
+    state: &LabState,
+    plan: &Plan,
+    cluster: &Cluster,
+    records: &[Record],
+    options: &Options,
+    progress: Progress,
+) -> Result<()> {
+    if !state.agents {
+        return Ok(());
+    }
+    let api = Kubernetes::connect(&lab.outer_kubeconfig(&cluster.name))?;
+    if !options.no_bootstrap {
+        let applied = cluster::bootstrap(&api, records, &state.source, cluster)?;
+        progress.say(format!("cluster {}: {applied} bootstrap objects applied", cluster.name));
+    }
+    let names: Vec<&str> = plan.nodes(&cluster.name).map(|node| node.name.as_str()).collect();
+    cluster::wait_ready(&api, records, &names, progress)
+}
+
+/// Waits until both families of each link between ToRs are established.
+fn wait_links(lab: &Lab, plan: &Plan, records: &[Record]) -> Result<()> {
+    let expected = plan.tors.iter().flat_map(|tor| {
+        plan.links_of(&tor.name)
+            .map(|(_, end)| (tor.name.as_str(), end.tor.as_str(), [end.v4.addr().into(), end.v6.addr().into()]))
+    });
+    wait_sessions(lab, plan, records, &expected.collect::<Vec<_>>())
+}
+
 /// Waits until both families of each of these nodes are established at each ToR it is cabled to, as FRR sees them.
 pub(crate) fn wait_established(lab: &Lab, plan: &Plan, records: &[Record], nodes: &[&str]) -> Result<()> {
+    let expected = plan.hosts.iter().filter(|host| nodes.contains(&host.name.as_str())).flat_map(|host| {
+        let peers = |cable: &CablePlan| [cable.v4.addr().into(), cable.v6.addr().into()];
+        host.cables.iter().map(move |cable| (cable.tor.as_str(), host.name.as_str(), peers(cable)))
+    });
+    wait_sessions(lab, plan, records, &expected.collect::<Vec<_>>())
+}
+
+/// Sessions of a ToR with somebody's two addresses.
+type Expected<'a> = (&'a str, &'a str, [IpAddr; 2]);
+
+fn wait_sessions(lab: &Lab, plan: &Plan, records: &[Record], expected: &[Expected<'_>]) -> Result<()> {
     wait_for("BGP sessions", BGP_LIMIT, || {
         process::check_alive(records)?;
         let mut missing = Vec::new();
         for tor in &plan.tors {
             let sessions = fabric::sessions(lab, plan, &tor.name)?;
-            let cabled = plan.cables_of(&tor.name).filter(|(host, _)| nodes.contains(&host.name.as_str()));
-            for (host, cable) in cabled {
-                for peer in [cable.v4.addr().to_string(), cable.v6.addr().to_string()] {
+            for (_, who, peers) in expected.iter().filter(|(at, ..)| *at == tor.name) {
+                for peer in peers.map(|peer| peer.to_string()) {
                     let state = sessions.iter().find(|session| session.peer == peer).map(|session| &*session.state);
                     if state != Some("Established") {
-                        missing.push(format!("{} {peer} at {}: {}", host.name, tor.name, state.unwrap_or("none")));
+                        missing.push(format!("{who} {peer} at {}: {}", tor.name, state.unwrap_or("none")));
                     }
                 }
             }
@@ -233,7 +281,7 @@ fn mount_bpf() -> Result<()> {
     mount(Some("bpf"), dir, Some("bpf"), MsFlags::empty(), None::<&str>).context("cannot mount bpffs on /sys/fs/bpf")
 }
 
-fn programs(options: &Options) -> Result<Programs> {
+fn programs(options: &Options, mesh: bool) -> Result<Programs> {
     let lab = std::env::current_exe().context("cannot find this program")?;
     let dir = match &options.bin_dir {
         Some(dir) => fs::canonicalize(dir).with_context(|| format!("--bin-dir {}", dir.display()))?,
@@ -244,7 +292,6 @@ fn programs(options: &Options) -> Result<Programs> {
             apiserver: apiserver.clone(),
             controller_manager: controller_manager.clone(),
             scheduler: options.kube_scheduler.clone(),
-            etcd: options.etcd.clone(),
         }),
         _ => None,
     };
@@ -253,6 +300,9 @@ fn programs(options: &Options) -> Result<Programs> {
         apiserver: dir.join("causeway-lab-apiserver"),
         agent: dir.join("causeway-agent"),
         operator: dir.join("causeway-operator"),
+        ctl: dir.join("causeway"),
+        clustermesh: dir.join("clustermesh-apiserver"),
+        etcd: options.etcd.clone(),
         cni_dir: dir.clone(),
         kubernetes,
     };
@@ -261,12 +311,15 @@ fn programs(options: &Options) -> Result<Programs> {
         match &programs.kubernetes {
             None => needed.push(programs.apiserver.clone()),
             Some(real) => {
-                needed.extend([real.apiserver.clone(), real.controller_manager.clone(), real.etcd.clone()]);
+                needed.extend([real.apiserver.clone(), real.controller_manager.clone(), programs.etcd.clone()]);
                 needed.extend(real.scheduler.clone());
             }
         }
         if !options.no_agents {
             needed.extend([programs.agent.clone(), programs.operator.clone(), dir.join("causeway-cni")]);
+        }
+        if mesh {
+            needed.extend([programs.clustermesh.clone(), programs.ctl.clone(), programs.etcd.clone()]);
         }
     }
     if let Some(missing) = needed.iter().find(|path| !path.is_file()) {

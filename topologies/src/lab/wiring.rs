@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use topology::plan::{HostPlan, Plan, TorPlan};
+use topology::plan::{HostPlan, LinkPlan, Plan, TorPlan};
 use topology::spec::Role;
 
 use crate::netns;
@@ -49,8 +49,9 @@ const FORWARDING: &[(&str, &str)] =
 pub(crate) fn realise(lab: &Lab, plan: &Plan) -> Result<()> {
     each(plan.tors.iter().map(|tor| move || make_namespace(lab, &tor.name, true)))?;
     each(plan.hosts.iter().map(|host| move || make_namespace(lab, &host.name, forwards(host))))?;
-    let cables: String = plan.hosts.iter().map(|host| cable_commands(lab, host)).collect();
-    batch(None, &cables)?;
+    let cables = plan.hosts.iter().map(|host| cable_commands(lab, host));
+    let links = plan.links.iter().map(|link| link_commands(lab, link));
+    batch(None, &cables.chain(links).collect::<String>())?;
     each(plan.tors.iter().map(|tor| move || batch(Some(&lab.netns(&tor.name)), &bridge_commands(plan, tor))))?;
     each(plan.hosts.iter().map(|host| move || batch(Some(&lab.netns(&host.name)), &host_commands(host))))?;
     each(plan.tors.iter().map(|tor| {
@@ -71,6 +72,11 @@ pub(crate) fn add_host(lab: &Lab, host: &HostPlan) -> Result<()> {
         batch(Some(&lab.netns(&cable.tor)), &route_commands(host, &cable.tor))?;
     }
     Ok(())
+}
+
+/// Sets an interface of a ToR up or down; it has the name of the host or ToR at the cable's other end.
+pub(crate) fn set_interface(lab: &Lab, tor: &str, interface: &str, up: bool) -> Result<()> {
+    batch(Some(&lab.netns(tor)), &format!("link set {interface} {}\n", if up { "up" } else { "down" }))
 }
 
 /// Takes away what the ToRs have of a host; its cables go with its namespace.
@@ -114,6 +120,11 @@ fn cable_commands(lab: &Lab, host: &HostPlan) -> String {
     text
 }
 
+fn link_commands(lab: &Lab, link: &LinkPlan) -> String {
+    let (a, b) = (&link.a.tor, &link.b.tor);
+    format!("link add name {b} netns {} type veth peer name {a} netns {}\n", lab.netns(a), lab.netns(b))
+}
+
 fn bridge_commands(plan: &Plan, tor: &TorPlan) -> String {
     let mut text = String::from("link set lo up\n");
     for (name, bridge) in [("rack", tor.rack), ("out", tor.out)] {
@@ -125,6 +136,14 @@ fn bridge_commands(plan: &Plan, tor: &TorPlan) -> String {
     }
     for (host, cable) in plan.cables_of(&tor.name) {
         text.push_str(&port_commands(host, cable.bridge));
+    }
+    for (own, other) in plan.links_of(&tor.name) {
+        let interface = &other.tor;
+        let _ = write!(
+            text,
+            "addr add {} dev {interface}\naddr add {} dev {interface} nodad\nlink set {interface} up\n",
+            own.v4, own.v6
+        );
     }
     text
 }

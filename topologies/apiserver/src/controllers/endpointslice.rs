@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::feed::Feed;
@@ -19,6 +20,9 @@ const MAX_ENDPOINTS: usize = 100;
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const MANAGED_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+/// When the first of the changes happened that led to a slice's last write: RFC 3339 with nanoseconds. The real
+/// controller takes the times of the pods' conditions, which are whole seconds; this one the time at which it saw them.
+const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 struct Controller {
     api: Arc<Api>,
@@ -29,6 +33,8 @@ struct Controller {
     /// Our slices by their Service.
     by_service: BTreeMap<Key, BTreeSet<Key>>,
     dirty: BTreeSet<Key>,
+    /// Since when a Service waits for its slices, for changes of itself or its pods.
+    triggers: BTreeMap<Key, Timestamp>,
 }
 
 pub(super) async fn run(api: Arc<Api>) {
@@ -39,6 +45,7 @@ pub(super) async fn run(api: Arc<Api>) {
         slices: Feed::new(&api, "discovery.k8s.io", "endpointslices"),
         by_service: BTreeMap::new(),
         dirty: BTreeSet::new(),
+        triggers: BTreeMap::new(),
         api,
     };
     loop {
@@ -68,7 +75,9 @@ fn shown(pod: &Pod) -> (bool, bool, bool, &str, Vec<&str>, &Labels) {
 
 impl Controller {
     fn pull(&mut self) {
+        let now = Timestamp::now();
         for change in self.services.pull() {
+            self.triggers.entry(change.key.clone()).or_insert(now);
             self.dirty.insert(change.key);
         }
         for change in self.pods.pull() {
@@ -80,7 +89,10 @@ impl Controller {
             for pod in [&change.before, &change.now].into_iter().flatten() {
                 let matching =
                     self.services.in_namespace(&change.key.namespace).filter(|(_, s)| selects(s, &pod.metadata.labels));
-                self.dirty.extend(matching.map(|(key, _)| key.clone()));
+                for (key, _) in matching {
+                    self.triggers.entry(key.clone()).or_insert(now);
+                    self.dirty.insert(key.clone());
+                }
             }
         }
         for change in self.nodes.pull() {
@@ -108,6 +120,7 @@ impl Controller {
     }
 
     fn reconcile(&mut self, key: &Key) -> ApiResult<()> {
+        let trigger = self.triggers.remove(key);
         let existing: Vec<Key> = self.by_service.get(key).into_iter().flatten().cloned().collect();
         let service =
             self.services.get(key).filter(|s| !s.spec.selector.is_empty() && s.spec.r#type != "ExternalName").cloned();
@@ -125,7 +138,7 @@ impl Controller {
         for family in &service.spec.ip_families {
             let (mine, others) = left.into_iter().partition(|(_, slice)| slice["addressType"] == family.as_str());
             left = others;
-            self.reconcile_family(&service, family, mine)?;
+            self.reconcile_family(&service, family, mine, trigger)?;
         }
         for (slice, _) in left {
             self.delete(&slice)?;
@@ -142,7 +155,13 @@ impl Controller {
 
     /// Pods are grouped by the ports that their names resolve to, and filled into slices; an existing slice is kept when it
     /// already holds most of what goes into it.
-    fn reconcile_family(&self, service: &Service, family: &str, mut existing: Vec<(Key, Value)>) -> ApiResult<()> {
+    fn reconcile_family(
+        &self,
+        service: &Service,
+        family: &str,
+        mut existing: Vec<(Key, Value)>,
+        trigger: Option<Timestamp>,
+    ) -> ApiResult<()> {
         let mut groups: Vec<(Value, Vec<Value>)> = Vec::new();
         let selected =
             self.pods.in_namespace(&service.metadata.namespace).filter(|(_, p)| selects(service, &p.metadata.labels));
@@ -168,8 +187,11 @@ impl Controller {
                     .position(|(_, slice)| slice["ports"] == ports || chunk.is_empty())
                     .or(if existing.is_empty() { None } else { Some(0) });
                 match at.map(|at| existing.remove(at)) {
-                    Some((key, old)) => self.update(service, &key, &old, &ports, &chunk)?,
-                    None => self.create(service, family, &ports, &chunk)?,
+                    Some((key, old)) => {
+                        let wanted = Content { ports: &ports, endpoints: &chunk, trigger };
+                        self.update(service, &key, &old, &wanted)?;
+                    }
+                    None => self.create(service, family, &Content { ports: &ports, endpoints: &chunk, trigger })?,
                 }
             }
         }
@@ -213,16 +235,17 @@ impl Controller {
         labels
     }
 
-    fn create(&self, service: &Service, family: &str, ports: &Value, endpoints: &[Value]) -> ApiResult<()> {
-        let slice = json!({
+    fn create(&self, service: &Service, family: &str, wanted: &Content<'_>) -> ApiResult<()> {
+        let mut slice = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {
                 "name": format!("{}-{}", service.metadata.name, random_suffix(5)), "generateName": format!("{}-", service.metadata.name),
                 "namespace": service.metadata.namespace, "labels": Self::labels(service),
                 "ownerReferences": [owner_reference("v1", "Service", &service.metadata)],
             },
-            "addressType": family, "ports": ports, "endpoints": endpoints,
+            "addressType": family, "ports": wanted.ports, "endpoints": wanted.endpoints,
         });
+        wanted.mark(&mut slice);
         self.api.create(
             &self.slices.resource,
             &service.metadata.namespace,
@@ -232,22 +255,43 @@ impl Controller {
         Ok(())
     }
 
-    fn update(&self, service: &Service, key: &Key, old: &Value, ports: &Value, endpoints: &[Value]) -> ApiResult<()> {
+    fn update(&self, service: &Service, key: &Key, old: &Value, wanted: &Content<'_>) -> ApiResult<()> {
         let labels = Self::labels(service);
-        if old["ports"] == *ports
-            && old["endpoints"].as_array().is_some_and(|e| e == endpoints)
+        if old["ports"] == *wanted.ports
+            && old["endpoints"].as_array().is_some_and(|e| e == wanted.endpoints)
             && old["metadata"]["labels"] == labels
         {
             return Ok(());
         }
         self.api.modify(&self.slices.resource, key, &WriteOptions::by("kube-controller-manager"), &mut |old| {
             let mut new = old.clone();
-            new["ports"] = ports.clone();
-            new["endpoints"] = endpoints.into();
+            new["ports"] = wanted.ports.clone();
+            new["endpoints"] = wanted.endpoints.into();
             new["metadata"]["labels"] = labels.clone();
+            wanted.mark(&mut new);
             Ok(new)
         })?;
         Ok(())
+    }
+}
+
+/// What a slice is to hold.
+struct Content<'a> {
+    ports: &'a Value,
+    endpoints: &'a [Value],
+    trigger: Option<Timestamp>,
+}
+
+impl Content<'_> {
+    /// Says what the write answers to; without a trigger, that it answers to none.
+    fn mark(&self, slice: &mut Value) {
+        let Some(trigger) = self.trigger else {
+            if let Some(annotations) = slice["metadata"]["annotations"].as_object_mut() {
+                annotations.remove(TRIGGER_ANNOTATION);
+            }
+            return;
+        };
+        slice["metadata"]["annotations"][TRIGGER_ANNOTATION] = format!("{trigger:.9}").into();
     }
 }
 
@@ -304,6 +348,16 @@ fn chunks(mut endpoints: Vec<Value>, ports: &Value, existing: &[(Key, Value)]) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_write_says_what_it_answers_to() {
+        let mut slice = json!({"metadata": {"annotations": {"kept": "1"}}});
+        let trigger = Timestamp::new(1_700_000_000, 120_000_000).ok();
+        Content { ports: &json!([]), endpoints: &[], trigger }.mark(&mut slice);
+        assert_eq!(slice["metadata"]["annotations"][TRIGGER_ANNOTATION], "2023-11-14T22:13:20.120000000Z");
+        Content { ports: &json!([]), endpoints: &[], trigger: None }.mark(&mut slice);
+        assert_eq!(slice, json!({"metadata": {"annotations": {"kept": "1"}}}));
+    }
 
     #[test]
     fn big_services_are_split_and_stay_where_they_are() {

@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
+use crate::mounts;
 use crate::netns;
 use crate::process::ProcessId;
 
@@ -34,14 +35,19 @@ pub(crate) struct Launch {
     pub(crate) log: Option<PathBuf>,
     /// `None`: the node's own.
     pub(crate) netns: Option<PathBuf>,
+    /// What it sees as `/etc/resolv.conf`; `None`: the host's.
+    pub(crate) resolv_conf: Option<PathBuf>,
 }
 
 impl Launch {
-    /// Starts it on the calling thread, which moves into the namespace.
+    /// Starts it on the calling thread, which moves into its namespaces.
     fn spawn(&self) -> Result<Child> {
         let (program, arguments) = self.argv.split_first().context("no command")?;
         if let Some(path) = &self.netns {
             netns::enter(path)?;
+        }
+        if let Some(file) = &self.resolv_conf {
+            mounts::own_resolv_conf(file)?;
         }
         let mut command = Command::new(program);
         command

@@ -15,6 +15,7 @@ mod node;
 mod probe;
 mod record;
 mod report;
+mod resolver;
 mod sandbox;
 mod slot;
 mod worker;
@@ -36,8 +37,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-pub(crate) use record::PodRecord;
+pub(crate) use record::{PodRecord, RESOLV_CONF};
 
+use crate::dns::CLUSTER_DOMAIN;
 use crate::kubernetes;
 use crate::process;
 
@@ -64,6 +66,11 @@ pub(crate) struct Options {
     /// Where the API server looks for pods' logs
     #[arg(long)]
     pod_log_dir: PathBuf,
+    /// The cluster's DNS servers; without any, pods have the host's /etc/resolv.conf
+    #[arg(long)]
+    cluster_dns: Vec<IpAddr>,
+    #[arg(long, default_value = CLUSTER_DOMAIN)]
+    cluster_domain: String,
 }
 
 /// What all tasks share.
@@ -78,6 +85,13 @@ impl Kubelet {
     /// Records of pods, and below it their logs.
     fn pods_dir(&self) -> PathBuf {
         self.options.state_dir.join("pods")
+    }
+
+    fn dns(&self) -> resolver::ClusterDns {
+        resolver::ClusterDns {
+            servers: self.options.cluster_dns.clone(),
+            domain: self.options.cluster_domain.clone(),
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
@@ -30,9 +29,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) address: IpAddr,
-    pub(crate) netns: Option<PathBuf>,
-    pub(crate) env: BTreeMap<String, String>,
-    pub(crate) cwd: PathBuf,
+    /// Where commands run, and with what around them.
+    pub(crate) launch: Launch,
     /// Named ports of the container.
     pub(crate) ports: BTreeMap<String, u16>,
 }
@@ -117,13 +115,8 @@ pub(crate) async fn run(probe: Probe, kind: Kind, target: Target, changed: impl 
 async fn check(probe: &Probe, target: &Target) -> Result<(), String> {
     let limit = Duration::from_secs(probe.timeout_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(1).max(1));
     if let Some(exec) = &probe.exec {
-        let launch = Launch {
-            argv: exec.command.clone().unwrap_or_default(),
-            env: target.env.clone(),
-            cwd: target.cwd.clone(),
-            log: None,
-            netns: target.netns.clone(),
-        };
+        let argv = exec.command.clone().unwrap_or_default();
+        let launch = Launch { argv, log: None, ..target.launch.clone() };
         let run = tokio::task::spawn_blocking(move || run_to_end(&launch, limit)).await;
         return run.unwrap_or_else(|error| Err(error.to_string())).map_err(|error| format!("exec: {error}"));
     }

@@ -10,6 +10,9 @@ use serde_json::Value;
 use crate::process::ProcessId;
 use crate::state::write_whole;
 
+/// In a pod's directory: what its containers see as `/etc/resolv.conf`.
+pub(crate) const RESOLV_CONF: &str = "resolv.conf";
+
 /// One file in the node's `pods` directory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PodRecord {
@@ -53,6 +56,11 @@ impl PodRecord {
             Run::Ended { .. } => None,
         };
         self.containers.iter().filter_map(running).collect()
+    }
+
+    /// Its logs, its `resolv.conf`, and its working directory where it names none; `pods` is the node's directory of pods.
+    pub(crate) fn dir(&self, pods: &Path) -> PathBuf {
+        pods.join(format!("{}_{}", self.namespace, self.name))
     }
 
     pub(crate) fn save(&self, dir: &Path) -> Result<()> {

@@ -1,7 +1,5 @@
 //! One container of a pod as its worker holds it: the view that is reported, and what drives it (back-off, probes).
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -9,6 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::container::Launch;
 use super::probe::{self, Kind, Target};
 use super::record::{ContainerRecord, Run};
 use super::report::{self, Ended, Life, RestartPolicy};
@@ -223,15 +222,9 @@ impl Slot {
         }
     }
 
-    /// Whom its probes and hooks ask.
-    pub(crate) fn target(
-        &self,
-        address: std::net::IpAddr,
-        netns: Option<PathBuf>,
-        env: BTreeMap<String, String>,
-        cwd: PathBuf,
-    ) -> Target {
-        Target { address, netns, env, cwd, ports: Target::ports(&self.spec) }
+    /// Whom its probes and hooks ask; commands run as the container itself does.
+    pub(crate) fn target(&self, address: std::net::IpAddr, launch: &Launch) -> Target {
+        Target { address, launch: launch.clone(), ports: Target::ports(&self.spec) }
     }
 }
 

@@ -24,12 +24,12 @@ use super::container::{self, Launch, UNKNOWN_EXIT};
 use super::environment;
 use super::events::Kind as EventKind;
 use super::probe::{self, Kind};
-use super::record::Run;
+use super::record::{self, Run};
 use super::report::{self, Facts, Life, RestartPolicy};
 use super::slot::{News, Slot, What};
-use super::{Kubelet, PodRecord, Wanted, sandbox};
+use super::{Kubelet, PodRecord, Wanted, resolver, sandbox};
 use crate::process;
-use crate::state::now;
+use crate::state::{now, write_whole};
 
 /// Between tries of what depends on others (CNI, the API); doubles from the first to the second.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -248,12 +248,24 @@ impl Worker {
             cwd: slot.spec.working_dir.as_ref().map_or_else(|| dir.clone(), PathBuf::from),
             log: Some(dir.join(format!("{}.log", slot.view.name))),
             netns: self.netns(),
+            resolv_conf: self.resolv_conf()?,
         })
+    }
+
+    /// Writes the pod's `resolv.conf`, where it has one of its own. A file that is right already stays: it is mounted.
+    fn resolv_conf(&self) -> Result<Option<PathBuf>, String> {
+        let Some(text) = resolver::resolv_conf(&self.pod, &self.kubelet.dns()) else { return Ok(None) };
+        let path = self.dir().join(record::RESOLV_CONF);
+        if std::fs::read_to_string(&path).is_ok_and(|before| before == text) {
+            return Ok(Some(path));
+        }
+        write_whole(&path, text.as_bytes(), 0o644).map_err(|error| format!("{error:#}"))?;
+        Ok(Some(path))
     }
 
     /// Logs, and the working directory where the pod names none.
     fn dir(&self) -> PathBuf {
-        self.kubelet.pods_dir().join(format!("{}_{}", self.record.namespace, self.record.name))
+        self.record.dir(&self.kubelet.pods_dir())
     }
 
     /// How the API server finds the logs.
@@ -269,7 +281,7 @@ impl Worker {
     fn target(&self, index: usize, launch: &Launch) -> probe::Target {
         let first = self.record.ips.first().or(self.kubelet.options.node_ip.first());
         let address = first.copied().unwrap_or(std::net::Ipv4Addr::LOCALHOST.into());
-        self.slots[index].target(address, self.netns(), launch.env.clone(), launch.cwd.clone())
+        self.slots[index].target(address, launch)
     }
 
     fn hear(&mut self, news: News) {
