@@ -11,6 +11,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's helpers may panic"))]
 
+pub mod admin;
 pub mod backoff;
 pub mod clock;
 pub mod follow;
