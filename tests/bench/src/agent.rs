@@ -40,7 +40,7 @@ pub(crate) fn run(table: &mut Table, changes: usize) -> Result<()> {
 }
 
 /// Waits until the process has used no noteworthy CPU for a second.
-fn settle(pid: u32) -> Result<()> {
+pub(crate) fn settle(pid: u32) -> Result<()> {
     let mut last = cpu_s(pid)?;
     wait_for(Duration::from_secs(60), "the agent settles", || {
         std::thread::park_timeout(Duration::from_secs(1));
@@ -64,7 +64,7 @@ fn usage(table: &mut Table, state: &str, pid: u32) -> Result<()> {
     Ok(())
 }
 
-fn rss_mb(pid: u32) -> Result<f64> {
+pub(crate) fn rss_mb(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("VmRSS")?;
     let kb: f64 = line.split_whitespace().nth(1).context("VmRSS")?.parse()?;
@@ -167,7 +167,7 @@ fn commit(table: &mut Table, api: &mut Api, maps: &mut Maps, changes: usize) -> 
     Ok(())
 }
 
-fn wait_for(limit: Duration, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn wait_for(limit: Duration, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let started = Instant::now();
     while !done()? {
         ensure!(started.elapsed() < limit, "{what}: not within {limit:?}");

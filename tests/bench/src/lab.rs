@@ -1,4 +1,4 @@
-//! A one-rack lab for the benchmarks that need agents, and a plain HTTP way to its Kubernetes API.
+//! Labs for the benchmarks that need agents, and a plain HTTP way to its Kubernetes API.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -14,14 +14,38 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) fn up(name: &'static str) -> Result<Lab> {
+        Lab::up_from("topologies/one-rack", name)
+    }
+
+    /// Brings the topology in `dir` up.
+    pub(crate) fn up_from(dir: &str, name: &'static str) -> Result<Lab> {
         let _ = lab_command()?.args(["down", name]).output();
-        let out = lab_command()?.args(["up", "topologies/one-rack", "--name", name]).output()?;
+        let out = lab_command()?.args(["up", dir, "--name", name]).output()?;
         ensure!(out.status.success(), "causeway-lab up: {}", String::from_utf8_lossy(&out.stderr));
         Ok(Lab { name })
     }
 
     pub(crate) fn dir(&self) -> PathBuf {
         PathBuf::from("/run/causeway-lab").join(self.name)
+    }
+
+    /// `causeway-lab VERB LAB ARGS...`.
+    pub(crate) fn command(&self, verb: &str, args: &[&str]) -> Result<()> {
+        let out = lab_command()?.arg(verb).arg(self.name).args(args).output()?;
+        ensure!(out.status.success(), "causeway-lab {verb} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        Ok(())
+    }
+
+    /// The CLI against a node's agent, as JSON.
+    pub(crate) fn causeway(&self, node: &str, args: &[&str]) -> Result<Value> {
+        let out = Command::new(std::env::current_exe()?.with_file_name("causeway"))
+            .arg("--socket")
+            .arg(self.dir().join(node).join("agent.sock"))
+            .args(args)
+            .args(["-o", "json"])
+            .output()?;
+        serde_json::from_slice(&out.stdout)
+            .with_context(|| format!("causeway {args:?}: {}", String::from_utf8_lossy(&out.stderr)))
     }
 
     pub(crate) fn netns(&self, host: &str) -> String {

@@ -1,4 +1,4 @@
-//! Benchmarks with a peer beside ours in the same run: `causeway-bench latency|agent|cni|all [--write FILE]`.
+//! Benchmarks with a peer beside ours in the same run: `causeway-bench latency|agent|cni|mesh|all [--write FILE]`.
 //!
 //! It needs root, makes its own network namespaces and labs, and takes them down. Figures are printed as a table and, with
 //! `--write`, saved with the machine and the versions that they come from. No figure is asserted.
@@ -7,6 +7,7 @@ mod agent;
 mod cni;
 mod lab;
 mod latency;
+mod mesh;
 mod netns;
 mod report;
 mod rules;
@@ -32,15 +33,32 @@ struct Args {
     samples: usize,
 }
 
+#[derive(Parser)]
+enum Part {
+    MeshInner(mesh::Inner),
+}
+
+impl Part {
+    fn inner(self) -> mesh::Inner {
+        let Part::MeshInner(inner) = self;
+        inner
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     Latency,
     Agent,
     Cni,
+    Mesh,
     All,
 }
 
 fn main() -> Result<()> {
+    // The part of a benchmark that runs in a node's namespace: ourselves again, with other words.
+    if std::env::args().nth(1).as_deref() == Some("mesh-inner") {
+        return mesh::run_inner(&Part::parse().inner());
+    }
     let args = Args::parse();
     ensure!(
         nix::unistd::geteuid().is_root(),
@@ -56,6 +74,9 @@ fn main() -> Result<()> {
     }
     if wanted(What::Latency) {
         latency::run(&mut table, args.rounds, args.samples)?;
+    }
+    if wanted(What::Mesh) {
+        mesh::run(&mut table)?;
     }
     if let Some(path) = &args.write {
         table.write(path, &versions())?;
@@ -83,6 +104,7 @@ fn versions() -> Vec<(String, String)> {
         ("compiler", first("rustc", &["--version"])),
         ("commit", first("git", &["rev-parse", "--short", "HEAD"])),
         ("FRR", first("/usr/lib/frr/bgpd", &["--version"])),
+        ("etcd", first("etcd", &["--version"])),
         ("nftables", first("nft", &["--version"])),
         ("iptables", first("iptables-legacy", &["--version"])),
         ("CNI plugins", first("dpkg-query", &["-W", "-f", "${Version}", "containernetworking-plugins"])),

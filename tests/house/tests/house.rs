@@ -47,17 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("causeway-topology", &[]),
     ("causeway-lab-apiserver", &[]),
     ("causeway-e2e", &["causeway-mesh-schema", "causeway-topology"]),
-    (
-        "causeway-bench",
-        &[
-            "causeway-api",
-            "causeway-datapath-abi",
-            "causeway-datapath-loader",
-            "causeway-mesh-kv",
-            "causeway-mesh-remote",
-            "causeway-mesh-schema",
-        ],
-    ),
+    ("causeway-bench", &["causeway-api", "causeway-datapath-abi", "causeway-datapath-loader"]),
     ("causeway-house", &[]),
 ];
 

@@ -6,9 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::stream::during;
-use super::{
-    EAST, SOON, WEB, WEST, Who, answer_from, asker, deployed, names, peers, remote_status, scale, store,
-};
+use super::{EAST, SOON, WEB, WEST, Who, answer_from, asker, deployed, names, peers, remote_status, scale, store};
 use crate::lab::Lab;
 use crate::report::{Report, until};
 
@@ -83,7 +81,11 @@ fn etcd_killed(lab: &Lab) -> Result<String> {
         answer_from(lab, &asker(EAST), WEB, Who::Both)?;
         lab.lab("start", &[ETCD])?;
         let back = alive_again(lab)?;
-        Ok(format!("noticed after {:.1} s, nothing withdrawn, read again after {:.1} s", gone.as_secs_f64(), back.as_secs_f64()))
+        Ok(format!(
+            "noticed after {:.1} s, nothing withdrawn, read again after {:.1} s",
+            gone.as_secs_f64(),
+            back.as_secs_f64()
+        ))
     })
 }
 
@@ -265,11 +267,7 @@ fn partition(lab: &Lab) -> Result<String> {
         set("up")?;
         let (gone, (_, took)) = (gone?, answered?);
         there?;
-        Ok(format!(
-            "each side on its own after {:.1} s, noticed after {:.1} s",
-            took.as_secs_f64(),
-            gone.as_secs_f64()
-        ))
+        Ok(format!("each side on its own after {:.1} s, noticed after {:.1} s", took.as_secs_f64(), gone.as_secs_f64()))
     })?;
     let back = alive_again(lab)?;
     answer_from(lab, &asker(EAST), WEB, Who::Both)?;

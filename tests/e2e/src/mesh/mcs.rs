@@ -71,8 +71,7 @@ fn both(lab: &Lab) -> Result<String> {
 
 fn conflict(lab: &Lab) -> Result<String> {
     lab.cluster(EAST).run(&["delete", "service", "shop"])?;
-    let other = export(81).replace("name: http", "name: http");
-    lab.cluster(EAST).apply(&other)?;
+    lab.cluster(EAST).apply(&export(81))?;
     let (message, took) = until(SOON, "both exports tell of the conflict", || {
         let told = condition(lab, WEST, "Conflict")?;
         ensure!(told["status"] == "True", "{told}");

@@ -17,14 +17,29 @@ const ROTATIONS: u32 = 100;
 const GARBAGE: &[(&str, &str)] = &[
     ("cilium/state/ip/v1/default/10.66.0.1", "no JSON at all"),
     // East's own identities and addresses, claimed by west.
-    ("cilium/state/ip/v1/default/10.66.0.2", r#"{"IP":"10.66.0.2","Mask":null,"HostIP":"10.0.1.11","ID":65800,"Key":0,"Metadata":""}"#),
+    (
+        "cilium/state/ip/v1/default/10.66.0.2",
+        r#"{"IP":"10.66.0.2","Mask":null,"HostIP":"10.0.1.11","ID":65800,"Key":0,"Metadata":""}"#,
+    ),
     // Key and value disagree.
-    ("cilium/state/ip/v1/default/10.66.0.3", r#"{"IP":"10.66.0.9","Mask":null,"HostIP":"10.0.1.11","ID":131500,"Key":0,"Metadata":""}"#),
+    (
+        "cilium/state/ip/v1/default/10.66.0.3",
+        r#"{"IP":"10.66.0.9","Mask":null,"HostIP":"10.0.1.11","ID":131500,"Key":0,"Metadata":""}"#,
+    ),
     ("cilium/state/identities/v1/id/65801", "k8s:app=web;k8s:io.cilium.k8s.policy.cluster=west;"),
     ("cilium/state/identities/v1/id/131999", "k8s:app=web;k8s:io.cilium.k8s.policy.cluster=east;"),
-    ("cilium/state/nodes/v1/west/evil", r#"{"Name":"evil","Cluster":"east","IPAddresses":[{"Type":"InternalIP","IP":"10.66.0.4"}],"ClusterID":2}"#),
-    ("cilium/state/nodes/v1/west/evil2", r#"{"Name":"evil2","Cluster":"west","IPAddresses":[{"Type":"InternalIP","IP":"10.66.0.5"}],"ClusterID":1}"#),
-    ("cilium/state/services/v1/west/default/web2", r#"{"cluster":"west","namespace":"other","name":"web2","frontends":{},"backends":{"10.66.0.6":{"":{"Protocol":"TCP","Port":80}}},"shared":true,"clusterID":2}"#),
+    (
+        "cilium/state/nodes/v1/west/evil",
+        r#"{"Name":"evil","Cluster":"east","IPAddresses":[{"Type":"InternalIP","IP":"10.66.0.4"}],"ClusterID":2}"#,
+    ),
+    (
+        "cilium/state/nodes/v1/west/evil2",
+        r#"{"Name":"evil2","Cluster":"west","IPAddresses":[{"Type":"InternalIP","IP":"10.66.0.5"}],"ClusterID":1}"#,
+    ),
+    (
+        "cilium/state/services/v1/west/default/web2",
+        r#"{"cluster":"west","namespace":"other","name":"web2","frontends":{},"backends":{"10.66.0.6":{"":{"Protocol":"TCP","Port":80}}},"shared":true,"clusterID":2}"#,
+    ),
     ("cilium/state/services/v1/west/default/web3", "\u{0}\u{1}\u{2}"),
     ("cilium/state/endpointslices/v1/west/default/web-x", "not a zstd frame"),
 ];

@@ -114,7 +114,11 @@ fn affinity_local(lab: &Lab) -> Result<String> {
     let (_, back) = answer_from(lab, &asker(EAST), WEB, Who::East)?;
     annotate(lab, EAST, "service/web", "service.cilium.io/affinity=none")?;
     answer_from(lab, &asker(EAST), WEB, Who::Both)?;
-    Ok(format!("only local, then only remote after {:.1} s, local again after {:.1} s", away.as_secs_f64(), back.as_secs_f64()))
+    Ok(format!(
+        "only local, then only remote after {:.1} s, local again after {:.1} s",
+        away.as_secs_f64(),
+        back.as_secs_f64()
+    ))
 }
 
 fn affinity_remote(lab: &Lab) -> Result<String> {
@@ -128,7 +132,11 @@ fn affinity_remote(lab: &Lab) -> Result<String> {
     let (_, back) = answer_from(lab, &asker(EAST), WEB, Who::West)?;
     annotate(lab, EAST, "service/web", "io.cilium/service-affinity-")?;
     answer_from(lab, &asker(EAST), WEB, Who::Both)?;
-    Ok(format!("only remote, then only local after {:.1} s, remote again after {:.1} s", away.as_secs_f64(), back.as_secs_f64()))
+    Ok(format!(
+        "only remote, then only local after {:.1} s, remote again after {:.1} s",
+        away.as_secs_f64(),
+        back.as_secs_f64()
+    ))
 }
 
 fn not_shared(lab: &Lab) -> Result<String> {
@@ -186,8 +194,7 @@ spec:
 fn headless(lab: &Lab) -> Result<String> {
     lab.cluster(WEST).apply(&HEADLESS.replace("BACKENDS", "web"))?;
     lab.cluster(EAST).apply(&HEADLESS.replace("BACKENDS", "nobody"))?;
-    let ((_, west), took) =
-        answer_from(lab, &asker(EAST), "http://direct.default.svc.cluster.local:8080/", Who::West)?;
+    let ((_, west), took) = answer_from(lab, &asker(EAST), "http://direct.default.svc.cluster.local:8080/", Who::West)?;
     for cluster in [EAST, WEST] {
         lab.cluster(cluster).run(&["delete", "service", "direct"])?;
     }

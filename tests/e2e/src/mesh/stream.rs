@@ -30,8 +30,19 @@ impl Stream {
     pub(crate) fn start(lab: &Lab, from: &str, url: &str) -> Result<Stream> {
         let echo = tool_path("causeway-echo")?;
         let words = [
-            &echo, "stream", url, "--connections", "4", "--interval", "20", "--for", "300", "--timeout", PATIENCE_S,
-            "--reconnect", "--json",
+            &echo,
+            "stream",
+            url,
+            "--connections",
+            "4",
+            "--interval",
+            "20",
+            "--for",
+            "300",
+            "--timeout",
+            PATIENCE_S,
+            "--reconnect",
+            "--json",
         ];
         Ok(Stream { child: lab.spawn(from, &words)? })
     }
