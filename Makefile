@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
 TOPIC ?= rack
-LAB ?= one-rack
+LAB ?= two-clusters
 BIN := target/debug
 
 .PHONY: setup build demo demo-down test unit e2e bench soak lint fmt clean
@@ -13,7 +13,7 @@ setup:
 build: setup
 	@cargo build --locked --workspace
 
-## The main job: one rack with real FRR in its ToRs, pods, services, BGP. Leaves the lab up.
+## The main job: two clusters with real FRR in their ToRs, one Service of both. Leaves the lab up. LAB=one-rack: the rack alone.
 demo: build
 	@scripts/demo.sh $(LAB)
 
@@ -28,7 +28,7 @@ test: build
 unit:
 	@scripts/unit.sh
 
-## End to end: `make e2e TOPIC=rack|bgp|datapath|kube` prints a line for each thing shown.
+## End to end: `make e2e TOPIC=rack|mesh|bgp|datapath|kube` prints a line for each thing shown.
 e2e: build
 	@scripts/e2e.sh $(TOPIC)
 

@@ -3,7 +3,7 @@
 # and closes with "N passed, N failed". Exit code 1 when anything failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-topic=${1:?usage: scripts/e2e.sh rack|bgp|datapath|kube}
+topic=${1:?usage: scripts/e2e.sh rack|mesh|bgp|datapath|kube}
 bin=target/debug
 
 # Runs `cargo test` with the given arguments, one test at a time, and prints a line for each test.
@@ -26,13 +26,23 @@ tests() {
   [ "$failed" = 0 ]
 }
 
+# The codecs and machines against a real etcd first, then whole clusters; both must be good.
+mesh() {
+  local rc=0
+  tests -p causeway-mesh-schema -p causeway-mesh-kv -p causeway-mesh-remote -p causeway-clustermesh-apiserver \
+    --tests -- --ignored --test-threads=1 || rc=1
+  "$bin/causeway-e2e" mesh || rc=1
+  return "$rc"
+}
+
 case "$topic" in
   rack) exec "$bin/causeway-e2e" rack ;;
+  mesh) mesh ;;
   bgp) tests -p causeway-bgp-speaker --tests -- --ignored --test-threads=1 ;;
   datapath) tests -p causeway-datapath-loader -p causeway-agent --tests -- --ignored --test-threads=1 ;;
   kube) tests -p causeway-lab-apiserver --tests -- --ignored --test-threads=1 ;;
   *)
-    echo "e2e: unknown topic '$topic'; the topics are rack, bgp, datapath, kube" >&2
+    echo "e2e: unknown topic '$topic'; the topics are rack, mesh, bgp, datapath, kube" >&2
     exit 2
     ;;
 esac

@@ -14,7 +14,7 @@ needs=(
   "/usr/include/zstd.h libzstd-dev" "/usr/include/zlib.h zlib1g-dev"
   "protoc protobuf-compiler" "/usr/include/google/protobuf/empty.proto libprotobuf-dev"
   "ip iproute2" "nft nftables" "iptables iptables" "tcpdump tcpdump" "iperf3 iperf3" "ping iputils-ping" "sysctl procps" "ps procps" "curl curl"
-  "/usr/lib/frr/bgpd frr" "bird bird2" "gobgpd gobgpd" "etcd etcd-server" "etcdctl etcd-client"
+  "/usr/lib/frr/bgpd frr" "bird bird2" "gobgpd gobgpd" "etcd etcd-server" "etcdctl etcd-client" "zstd zstd"
   "wireguard-go wireguard-go" "wg wireguard-tools" "bpftool bpftool" "conntrack conntrack" "jq jq"
   "python3 python3" "nginx nginx-light" "kubectl kubernetes-client" "/usr/lib/cni/bridge containernetworking-plugins"
 )

@@ -7,3 +7,8 @@ echo "soak: $cases mutated inputs through the BGP decoders"
 CAUSEWAY_FUZZ_CASES=$cases cargo test --locked --release -p causeway-bgp-wire
 echo "soak: property tests, 100,000 cases each"
 PROPTEST_CASES=100000 cargo test --locked --release -p causeway-bgp-core -p causeway-datapath-logic -p causeway-table
+runs=${RUNS:-10000}
+echo "soak: $runs simulated meshes"
+CAUSEWAY_SIM_RUNS=$runs cargo test --locked --release -p causeway-mesh-remote --test simulation
+echo "soak: property tests of the mesh, 100,000 cases each"
+PROPTEST_CASES=100000 cargo test --locked --release -p causeway-mesh-schema -p causeway-mesh-kv
