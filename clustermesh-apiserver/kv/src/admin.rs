@@ -37,13 +37,13 @@ impl Admin {
     /// The certificates cannot be read, or no endpoint answers.
     pub async fn connect(connect: &Connect) -> Result<Admin, AdminError> {
         let step = || format!("connecting to {}", connect.endpoints.join(", "));
-        let mut options = ConnectOptions::new()
-            .with_timeout(connect.request_timeout)
-            .with_connect_timeout(connect.request_timeout);
+        let mut options =
+            ConnectOptions::new().with_timeout(connect.request_timeout).with_connect_timeout(connect.request_timeout);
         if let Some(files) = &connect.tls {
             options = options.with_tls(tls(files).await.map_err(|problem| AdminError { step: step(), problem })?);
         }
-        let client = Client::connect(&connect.endpoints, Some(options)).await.map_err(|error| failed(step(), &error))?;
+        let client =
+            Client::connect(&connect.endpoints, Some(options)).await.map_err(|error| failed(step(), &error))?;
         Ok(Admin { client })
     }
 
@@ -54,7 +54,10 @@ impl Admin {
     pub async fn status(&mut self) -> Result<(), AdminError> {
         let asked = self.client.status().await.map_err(|error| failed("asking for the status".to_owned(), &error))?;
         if asked.leader() == 0 {
-            return Err(AdminError { step: "asking for the status".to_owned(), problem: "there is no leader yet".to_owned() });
+            return Err(AdminError {
+                step: "asking for the status".to_owned(),
+                problem: "there is no leader yet".to_owned(),
+            });
         }
         Ok(())
     }
