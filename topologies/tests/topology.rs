@@ -21,8 +21,12 @@ fn check(fixture: &str, seen: &str) {
     assert_eq!(wanted, seen, "{fixture} differs; UPDATE_FIXTURES=1 rewrites it");
 }
 
+fn read(path: &str) -> String {
+    std::fs::read_to_string(manifest(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
 fn one_rack() -> String {
-    std::fs::read_to_string(manifest("one-rack/topology.toml")).expect("one-rack is there")
+    read("one-rack/topology.toml")
 }
 
 fn plan(text: &str) -> Plan {
@@ -42,18 +46,52 @@ fn one_rack_switch() {
     check("tor1-zebra.conf", &config.zebra);
 }
 
+/// Two clusters without links: their ToRs share nothing but a client.
 #[test]
-fn two_clusters_drawn() {
-    check(
-        "two-clusters.txt",
-        &drawing::draw(&plan(&std::fs::read_to_string(manifest("tests/fixtures/two-clusters.toml")).unwrap())),
-    );
+fn two_racks_drawn() {
+    check("two-racks.txt", &drawing::draw(&plan(&read("tests/fixtures/two-racks.toml"))));
 }
 
 #[test]
-fn the_readme_shows_the_drawing() {
-    let readme = std::fs::read_to_string(manifest("one-rack/README.md")).unwrap();
-    assert!(readme.contains(&drawing::draw(&plan(&one_rack()))), "one-rack/README.md shows an old drawing");
+fn two_clusters_switch() {
+    let plan = plan(&read("two-clusters/topology.toml"));
+    let config = frr::config(&plan, plan.tor("tor3").unwrap(), Path::new("/logs"));
+    check("two-clusters-tor3-bgpd.conf", &config.bgpd);
+}
+
+#[test]
+fn readmes_show_the_drawing() {
+    for name in ["one-rack", "two-clusters", "three-clusters"] {
+        let drawing = drawing::draw(&plan(&read(&format!("{name}/topology.toml"))));
+        assert!(read(&format!("{name}/README.md")).contains(&drawing), "{name}/README.md shows an old drawing");
+    }
+}
+
+/// Manifests name the addresses and AS numbers that follow from the topology.
+#[test]
+fn manifests_fit_the_topology() {
+    for name in ["one-rack", "two-clusters", "three-clusters"] {
+        let plan = plan(&read(&format!("{name}/topology.toml")));
+        for cluster in &plan.clusters {
+            let dir = if name == "one-rack" { String::new() } else { format!("{}/", cluster.name) };
+            let file = |file: &str| read(&format!("{name}/manifests/{dir}{file}"));
+            let (bgp, pool) = (file("bgp.yaml"), file("pool.yaml"));
+            let node = plan.nodes(&cluster.name).next().unwrap();
+            let mut wanted = vec![format!("localASN: {}\n", cluster.asn)];
+            for cable in &node.cables {
+                wanted.push(format!("peerASN: {}\n", plan.tor(&cable.tor).unwrap().asn));
+                wanted.push(format!("peerAddress: {}\n", cable.gateway.v4));
+                wanted.push(format!("peerAddress: {}\n", cable.gateway.v6));
+            }
+            assert_eq!(bgp.matches("peerAddress").count(), 2 * node.cables.len(), "{name} {}", cluster.name);
+            for line in wanted {
+                assert!(bgp.contains(&line), "{name}: cluster {}: bgp.yaml lacks {line}", cluster.name);
+            }
+            for range in [cluster.load_balancers.v4.to_string(), cluster.load_balancers.v6.to_string()] {
+                assert!(pool.contains(&format!("cidr: {range}\n")), "{name}: cluster {}: pool.yaml", cluster.name);
+            }
+        }
+    }
 }
 
 #[test]
@@ -119,6 +157,42 @@ fn errors_name_line_field_and_remedy() {
         let error = Topology::parse("topology.toml", &text).unwrap_err().to_string();
         assert!(error.starts_with("topology.toml:") && error.contains(wanted), "{error}\nwanted {wanted}");
     }
+}
+
+/// The same for links and the mesh.
+#[test]
+fn errors_of_clusters_that_meet() {
+    let good = read("two-clusters/topology.toml");
+    for (from, to, wanted) in [
+        ("b = \"tor3\"", "b = \"tor9\"", ": link.b: no ToR is named \"tor9\"; did you mean \"tor"),
+        ("b = \"tor3\"", "b = \"tor1\"", ": link.b: both ends are \"tor1\"; name another"),
+        ("a = \"tor1\"\nb = \"tor4\"", "a = \"tor3\"\nb = \"tor1\"", ": link.b: \"tor3\" and \"tor1\" have a link already; remove"),
+        ("mesh = \"cached\"", "mesh = \"catched\"", ": cluster.mesh: \"catched\" is no way to take part in a mesh; use"),
+        ("id = 1", "id = 0", ": cluster.mesh: cluster id 0 is a cluster outside any mesh; give"),
+        ("id = 2", "id = 1", ": cluster.id: 1 is already the id of cluster east; clusters"),
+    ] {
+        let text = good.replacen(from, to, 1);
+        assert_ne!(text, good, "{from} is not in the file");
+        let error = Topology::parse("topology.toml", &text).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}\nwanted {wanted}");
+    }
+    let text = good.replace("mesh = \"cached\"\n", "").replace("id = 2", "id = 1");
+    assert!(Topology::parse("topology.toml", &text).is_ok(), "clusters that do not meet may have the same id");
+}
+
+#[test]
+fn nodes_join_the_cluster_that_is_named() {
+    let mut topology = Topology::parse("topology.toml", &read("two-clusters/topology.toml")).unwrap();
+    assert_eq!(topology.add_node("x1", Some("west")).unwrap().cables, ["tor3", "tor4"]);
+    assert_eq!(topology.add_node("x2", None).unwrap().cables, ["tor1", "tor2"]);
+    let error = topology.add_node("x3", Some("wets")).unwrap_err().to_string();
+    assert_eq!(error, "no cluster is named \"wets\"; the clusters are: east, west");
+    let plan = Plan::new(&topology).unwrap();
+    assert_eq!(plan.host("x1").unwrap().loopback.v4.to_string(), "10.0.1.13");
+    assert_eq!(plan.links_of("tor3").map(|(own, other)| format!("{} {}", own.v4, other.tor)).collect::<Vec<_>>(), [
+        "172.18.1.2/30 tor1",
+        "172.18.3.2/30 tor2"
+    ]);
 }
 
 #[test]
