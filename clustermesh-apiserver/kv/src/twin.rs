@@ -153,6 +153,11 @@ impl Twin {
         self.leases.keys().map(|id| (*id, self.data.keys_of_lease(*id))).collect()
     }
 
+    /// Its [`Reply::store`].
+    pub fn store(&self) -> u64 {
+        self.store
+    }
+
     pub fn revision(&self) -> Revision {
         self.data.revision()
     }

@@ -318,6 +318,10 @@ impl GroupState {
             if key.lease == Some(lease) {
                 (key.have, key.lease) = (Have::Unknown, None);
                 names.push(Arc::clone(name));
+                if let (Stage::Flushing(left), Barrier::No) = (&mut self.stage, key.barrier) {
+                    key.barrier = Barrier::Waits;
+                    *left += 1;
+                }
             }
         }
         names.iter().filter_map(|name| self.touch(name)).collect()
