@@ -1,0 +1,174 @@
+//! `clustermesh`: the composition root. Configuration, client, writer, watches, in this order.
+//!
+//! Tasks: the writer, the keeper of our cluster-config, the users, two HTTP servers, and the main task, which waits for
+//! what the watches say, hands it to the core and its outputs to the writer. All end with the main task; keys stay in
+//! the store until their leases end, and the next process takes them over.
+
+mod config_key;
+mod groups;
+mod users;
+mod watches;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use causeway_k8s::Rejected;
+use causeway_mesh_kv::{Publisher, Session};
+use causeway_mesh_schema::{Capabilities, ClusterConfig, Kind};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::task::JoinSet;
+
+use crate::export::{Export, Settings, Source};
+use crate::flags::Clustermesh;
+use crate::telemetry::Telemetry;
+use crate::{http, store};
+use groups::Groups;
+use watches::Watches;
+
+/// What HTTP shows of the main task.
+struct Shared {
+    publisher: Publisher,
+    telemetry: Telemetry,
+    /// Behind a mutex because HTTP tasks read what the loop writes; held for a copy only.
+    view: Mutex<View>,
+}
+
+#[derive(Clone, Default)]
+struct View {
+    listed: Vec<Kind>,
+    rejected: Vec<Rejected>,
+    rejected_by_kind: Vec<(&'static str, usize)>,
+}
+
+pub(crate) async fn run(flags: Clustermesh) -> anyhow::Result<()> {
+    let home = flags.local.home()?;
+    let connect = store::connect(&flags.local)?;
+    let writing = store::settings(&flags.local, true)?;
+    let config = cluster_config(&flags)?;
+    let client = client(flags.k8s_kubeconfig_path.as_deref()).await?;
+    tracing::info!(cluster = %home.name, id = %home.id, etcd = ?connect.endpoints, "exporting");
+
+    let publisher = Publisher::new(store::publish(writing.clone()));
+    let groups = Groups::add(&publisher, &home.name);
+    let shared =
+        Arc::new(Shared { publisher: publisher.clone(), telemetry: Telemetry::clustermesh(), view: Mutex::default() });
+    let export = Export::new(Settings {
+        home: home.clone(),
+        default_global: flags.clustermesh_default_global_namespace,
+        mode: flags.export_mode(),
+        mcs: flags.clustermesh_enable_mcs_api,
+    });
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(config_key::keep(home.name.clone(), config, connect.clone(), writing));
+    tasks.spawn(publisher.run(Session::open(connect.clone())));
+    if flags.cluster_users_enabled {
+        tasks.spawn(users::keep(flags.cluster_users_config_path.clone(), home.name.clone(), connect));
+    }
+    let watches = Watches::start(&client, flags.enable_cilium_endpoint_slice, flags.clustermesh_enable_mcs_api);
+    let health = ([0, 0, 0, 0], flags.health_port).into();
+    let metrics = flags.local.prometheus_serve_addr;
+    tokio::select! {
+        () = export_for_ever(export, watches, groups, &shared) => Ok(()),
+        result = http::serve(health, "--health-port", health_router(Arc::clone(&shared))) => result,
+        result = serve_metrics(metrics, Arc::clone(&shared)) => result,
+        Some(ended) = tasks.join_next() => ended.context("a task of the writer failed"),
+        result = http::told_to_stop() => result,
+    }
+}
+
+async fn export_for_ever(mut export: Export, mut watches: Watches, groups: Groups, shared: &Shared) {
+    loop {
+        watches.next_into(&mut export).await;
+        while let Some(output) = export.poll_output() {
+            groups.write(output);
+        }
+        let view = View {
+            listed: export.listed().to_vec(),
+            rejected: export.rejected().cloned().collect(),
+            rejected_by_kind: Source::ALL.map(|source| (source.kind(), export.rejected_of(source))).to_vec(),
+        };
+        *shared.view() = view;
+    }
+}
+
+/// What we say of ourselves.
+fn cluster_config(flags: &Clustermesh) -> anyhow::Result<ClusterConfig> {
+    let capabilities = Capabilities {
+        synced_canaries: true,
+        cached: false,
+        max_connected_clusters: flags.local.scale()?.max_clusters().into(),
+        service_exports_enabled: Some(flags.clustermesh_enable_mcs_api),
+        endpoint_slices_export_mode: flags.export_mode(),
+    };
+    Ok(ClusterConfig { id: flags.local.home()?.id.into(), capabilities })
+}
+
+async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let shown = path.display();
+            let file = Kubeconfig::read_from(path).with_context(|| format!("reading kubeconfig {shown}"))?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("using kubeconfig {shown}"))?
+        }
+        None => Config::infer()
+            .await
+            .context("finding the API server: give --k8s-kubeconfig-path, set KUBECONFIG, or run in a pod")?,
+    };
+    let server = config.cluster_url.to_string();
+    let client = Client::try_from(config).with_context(|| format!("connecting to {server}"))?;
+    tracing::info!(server, "API server");
+    Ok(client)
+}
+
+impl Shared {
+    fn view(&self) -> MutexGuard<'_, View> {
+        // A view that was being replaced when a task panicked is still a view.
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has not been written in full once, in words.
+    fn missing(&self) -> Vec<String> {
+        let listed = self.view().listed.clone();
+        let unlisted = Kind::ALL.into_iter().filter(|kind| !listed.contains(kind));
+        let mut missing: Vec<String> = unlisted.map(|kind| format!("{kind}: not read from Kubernetes yet")).collect();
+        let stats = self.publisher.stats();
+        let queued = stats.groups.iter().filter(|group| group.listed && !group.synced);
+        missing.extend(queued.map(|group| format!("{}: {} keys not written yet", group.name, group.queued)));
+        let error = stats.last_error.as_ref().filter(|_| !missing.is_empty());
+        missing.extend(error.map(|error| format!("etcd: {error}")));
+        self.telemetry.writer(&stats, missing.is_empty());
+        missing
+    }
+}
+
+fn health_router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(|State(shared): State<Arc<Shared>>| async move { http::readiness(&shared.missing()) }))
+        .route(
+            "/rejected",
+            get(|State(shared): State<Arc<Shared>>| async move { Json(shared.view().rejected.clone()) }),
+        )
+        .with_state(shared)
+}
+
+async fn serve_metrics(address: Option<std::net::SocketAddr>, shared: Arc<Shared>) -> anyhow::Result<()> {
+    let Some(address) = address else { return std::future::pending().await };
+    let metrics = |State(shared): State<Arc<Shared>>| async move {
+        shared.missing();
+        for (kind, number) in &shared.view().rejected_by_kind {
+            shared.telemetry.rejected(kind, *number);
+        }
+        http::metrics(shared.telemetry.encode())
+    };
+    http::serve(address, "--prometheus-serve-addr", Router::new().route("/metrics", get(metrics)).with_state(shared))
+        .await
+}
