@@ -25,8 +25,18 @@ pub enum Change {
     Relisting(Kind),
     /// `name` is what follows the kind's prefix in the key. An unchanged `revision` means an unchanged value, as long as
     /// no `Forget` and no other `store` came between.
-    Put { kind: Kind, name: Box<str>, value: Bytes, revision: Revision, store: u64 },
-    Deleted { kind: Kind, name: Box<str>, revision: Revision },
+    Put {
+        kind: Kind,
+        name: Box<str>,
+        value: Bytes,
+        revision: Revision,
+        store: u64,
+    },
+    Deleted {
+        kind: Kind,
+        name: Box<str>,
+        revision: Revision,
+    },
     Listed(Kind),
     /// Everything that this cluster ever said is void: its file was removed, or another cluster took its place.
     Forget,

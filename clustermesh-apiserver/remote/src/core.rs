@@ -103,7 +103,9 @@ pub struct Remote {
 #[derive(Debug)]
 enum State {
     /// No session before then.
-    Waiting { until: Duration },
+    Waiting {
+        until: Duration,
+    },
     Open(Box<Open>),
     Gone,
 }

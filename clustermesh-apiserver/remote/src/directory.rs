@@ -107,17 +107,14 @@ impl Directory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(problem(error.to_string(), "make the file readable")),
         };
-        if !meta.is_file() {
-            return Ok(None);
-        }
-        if meta.len() > MAX_FILE_BYTES {
+        if !meta.is_file() || meta.len() > MAX_FILE_BYTES {
             return Ok(None);
         }
         let content = fs::read(&path).map_err(|error| problem(error.to_string(), "make the file readable"))?;
         let cluster = ClusterName::parse(name);
         let known = cluster.as_ref().is_ok_and(|cluster| self.files.contains_key(cluster));
-        // An empty file is one that is being written.
-        if !file::is_meant(&content) && !(known && content.is_empty()) {
+        let is_being_written = known && content.is_empty();
+        if !(file::is_meant(&content) || is_being_written) {
             return Ok(None);
         }
         match cluster {

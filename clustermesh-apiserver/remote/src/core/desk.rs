@@ -68,9 +68,8 @@ pub(crate) fn single(outcome: Outcome) -> Result<Option<Entry>, Failure> {
     match outcome {
         Outcome::Page { entries, .. } => Ok(entries.into_iter().next()),
         Outcome::Failed(failure) => Err(failure),
-        other => Err(Failure {
-            kind: FailureKind::Refused,
-            message: format!("the store answered a read with {other:?}"),
-        }),
+        other => {
+            Err(Failure { kind: FailureKind::Refused, message: format!("the store answered a read with {other:?}") })
+        }
     }
 }

@@ -35,9 +35,15 @@ pub(super) enum Step {
     /// The heartbeat is being listed.
     Greeting,
     /// The configuration is being read. The store was at `revision` when it greeted.
-    Asking { asking: Asking, revision: Revision },
+    Asking {
+        asking: Asking,
+        revision: Revision,
+    },
     /// The number is being reserved.
-    Reserving { info: Arc<RemoteInfo>, revision: Revision },
+    Reserving {
+        info: Arc<RemoteInfo>,
+        revision: Revision,
+    },
     Reading(Reading),
 }
 

@@ -60,8 +60,9 @@ pub(crate) fn is_meant(content: &[u8]) -> bool {
 /// Not such a file; the field is named.
 pub fn parse(file: &Path, content: &[u8]) -> Result<Connect, FileProblem> {
     let bad = |field: &str, problem: String, remedy: &str| FileProblem::new(file, field, problem, remedy);
-    let raw: Raw = serde_yaml_ng::from_slice(content)
-        .map_err(|error| bad("", format!("not the YAML that is expected: {error}"), "write it as etcd's client config"))?;
+    let raw: Raw = serde_yaml_ng::from_slice(content).map_err(|error| {
+        bad("", format!("not the YAML that is expected: {error}"), "write it as etcd's client config")
+    })?;
     if raw.endpoints.is_empty() {
         return Err(bad("endpoints", "there are none".into(), "name at least one, as https://name:2379"));
     }
@@ -70,10 +71,15 @@ pub fn parse(file: &Path, content: &[u8]) -> Result<Connect, FileProblem> {
     }
     let mut connect = Connect::new(raw.endpoints);
     let directory = file.parent().unwrap_or(Path::new(""));
-    connect.tls = tls(directory, raw.trusted_ca_file, raw.cert_file, raw.key_file)
-        .map_err(|field| bad(field, "missing".into(), "a client needs a CA, a certificate and its key: name all three"))?;
+    connect.tls = tls(directory, raw.trusted_ca_file, raw.cert_file, raw.key_file).map_err(|field| {
+        bad(field, "missing".into(), "a client needs a CA, a certificate and its key: name all three")
+    })?;
     if connect.tls.is_none() && connect.endpoints.iter().any(|endpoint| endpoint.starts_with("https:")) {
-        return Err(bad("trusted-ca-file", "missing".into(), "an https endpoint needs a CA, a certificate and its key"));
+        return Err(bad(
+            "trusted-ca-file",
+            "missing".into(),
+            "an https endpoint needs a CA, a certificate and its key",
+        ));
     }
     for alias in raw.cilium_host_aliases {
         let ips: Result<Vec<IpAddr>, _> = alias.ips.iter().map(|ip| ip.parse()).collect();
@@ -107,9 +113,5 @@ fn tls(
         return Ok(None);
     }
     let file = |name: Option<PathBuf>, field| name.map(|name| directory.join(name)).ok_or(field);
-    Ok(Some(TlsFiles {
-        ca: file(ca, "trusted-ca-file")?,
-        cert: file(cert, "cert-file")?,
-        key: file(key, "key-file")?,
-    }))
+    Ok(Some(TlsFiles { ca: file(ca, "trusted-ca-file")?, cert: file(cert, "cert-file")?, key: file(key, "key-file")? }))
 }

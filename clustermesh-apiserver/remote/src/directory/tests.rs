@@ -1,0 +1,179 @@
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+struct Files {
+    dir: tempfile::TempDir,
+    directory: Directory,
+}
+
+const GOOD: &str = "
+endpoints:
+- https://c2.mesh.cilium.io:2379
+trusted-ca-file: c2.etcd-client-ca.crt
+cert-file: /etc/certs/c2.crt
+key-file: c2.etcd-client.key
+cilium-host-aliases:
+- hostname: c2.mesh.cilium.io
+  ips: [10.0.0.1, fd00::1]
+";
+
+impl Files {
+    fn new() -> Files {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::new(dir.path().to_owned(), ClusterName::parse("own").unwrap());
+        Files { dir, directory }
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        fs::write(self.dir.path().join(name), content).unwrap();
+    }
+
+    /// The differences in short: `+c2 ~c3 -c4`.
+    fn scan(&mut self) -> String {
+        let word = |difference: Difference| match difference {
+            Difference::Added(name, _) => format!("+{name}"),
+            Difference::Changed(name, _) => format!("~{name}"),
+            Difference::Removed(name) => format!("-{name}"),
+        };
+        let words: Vec<String> = self.directory.scan().unwrap().into_iter().map(word).collect();
+        words.join(" ")
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let short = |problem: &FileProblem| problem.to_string().replace(&format!("{}/", self.dir.path().display()), "");
+        self.directory.problems().iter().map(short).collect()
+    }
+}
+
+#[test]
+fn a_file_says_where_a_cluster_is() {
+    let connect = parse(Path::new("/mesh/c2"), GOOD.as_bytes()).unwrap();
+    assert_eq!(connect.endpoints, ["https://c2.mesh.cilium.io:2379"]);
+    let tls = connect.tls.unwrap();
+    assert_eq!(tls.ca, Path::new("/mesh/c2.etcd-client-ca.crt"), "relative: of the same directory");
+    assert_eq!(tls.cert, Path::new("/etc/certs/c2.crt"));
+    assert_eq!(tls.key, Path::new("/mesh/c2.etcd-client.key"));
+    assert_eq!(connect.aliases[0].hostname, "c2.mesh.cilium.io");
+    assert_eq!(connect.aliases[0].ips, ["10.0.0.1".parse::<std::net::IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
+}
+
+#[test]
+fn bad_files_are_named_with_field_and_remedy() {
+    let table = [
+        ("endpoints: [", "c2: not the YAML that is expected"),
+        ("endpoints: 7", "endpoints: invalid type"),
+        ("endpoints: []", "c2: endpoints: there are none; name at least one"),
+        ("endpoints: ['c2:2379']", "c2: endpoints: \"c2:2379\" is no http or https address; write it as https"),
+        ("endpoints: ['https://c2']", "has no port"),
+        ("endpoints: ['https://c2:port']", "\"port\" is no port"),
+        ("endpoints: ['https://c2:1/x']", "more than a host and a port"),
+        ("endpoints: ['https://c2:1']", "c2: trusted-ca-file: missing; an https endpoint needs"),
+        ("endpoints: ['http://c2:1']\ncert-file: a\ntrusted-ca-file: b", "c2: key-file: missing; a client needs"),
+        (
+            "endpoints: ['http://c2:1']\ncilium-host-aliases: [{hostname: a, ips: [b]}]",
+            "cilium-host-aliases: a: [\"b\"]",
+        ),
+        ("endpoints: ['http://c2:1']\ncilium-host-aliases: [{ips: []}]", "missing field `hostname`"),
+    ];
+    for (content, said) in table {
+        let problem = parse(Path::new("c2"), content.as_bytes()).unwrap_err().to_string();
+        assert!(problem.contains(said), "{content:?}: {problem}");
+    }
+    assert!(parse(Path::new("c2"), b"\xff endpoints:").is_err());
+}
+
+#[test]
+fn only_configurations_count() {
+    let mut files = Files::new();
+    assert_eq!(files.scan(), "");
+    files.write("c2", GOOD);
+    files.write("own", GOOD);
+    files.write("c2.etcd-client.crt", "-----BEGIN CERTIFICATE-----");
+    files.write(".hidden", GOOD);
+    fs::create_dir(files.dir.path().join("directory")).unwrap();
+    symlink("nowhere", files.dir.path().join("dangling")).unwrap();
+    assert_eq!(files.scan(), "+c2");
+    assert_eq!(files.problems(), [""; 0]);
+    assert_eq!(files.scan(), "", "nothing is new");
+    files.write("c2.etcd-client.crt", "renewed");
+    files.write("c2", GOOD);
+    assert_eq!(files.scan(), "", "new certificates, and the same again");
+    files.write("c2", &GOOD.replace("2379", "2380"));
+    files.write("c3", GOOD);
+    assert_eq!(files.scan(), "~c2 +c3");
+    fs::remove_file(files.dir.path().join("c2")).unwrap();
+    assert_eq!(files.scan(), "-c2");
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_empty() {
+    let mut files = Files::new();
+    files.write("c2", GOOD);
+    assert_eq!(files.scan(), "+c2");
+    fs::remove_dir_all(files.dir.path()).unwrap();
+    assert_eq!(files.scan(), "-c2");
+}
+
+#[test]
+fn a_bad_file_disturbs_nobody() {
+    let mut files = Files::new();
+    files.write("c2", "endpoints: []");
+    files.write("C3", GOOD);
+    files.write("c4", GOOD);
+    assert_eq!(files.scan(), "+c4");
+    let problems = files.problems();
+    assert!(problems[0].starts_with("C3: \"C3\" is no cluster name"), "{problems:?}");
+    assert!(problems[1].starts_with("c2: endpoints: there are none"), "{problems:?}");
+    assert_eq!((files.scan().as_str(), files.problems()), ("", problems), "said every time");
+    files.write("c2", GOOD);
+    assert_eq!(files.scan(), "+c2", "mended");
+}
+
+#[test]
+fn a_file_that_became_bad_takes_no_connection_down() {
+    let mut files = Files::new();
+    files.write("c2", GOOD);
+    assert_eq!(files.scan(), "+c2");
+    files.write("c2", "endpoints: []");
+    assert_eq!((files.scan().as_str(), files.problems().len()), ("", 1));
+    files.write("c2", GOOD);
+    assert_eq!((files.scan().as_str(), files.problems().len()), ("", 0));
+    files.write("c2", "");
+    assert_eq!((files.scan().as_str(), files.problems().len()), ("", 0), "it is being written");
+    files.write("c2", "no configuration any more");
+    assert_eq!(files.scan(), "-c2");
+}
+
+/// Kubelet projects a Secret so: names link to `..data/name`, and `..data` links to a directory that is swapped.
+#[test]
+fn kubelets_swap_is_seen_through() {
+    let Files { dir, mut directory } = Files::new();
+    let at = |name: &str| dir.path().join(name);
+    for (version, content) in [("..1", GOOD.to_owned()), ("..2", GOOD.to_owned()), ("..3", GOOD.replace("2379", "1"))] {
+        fs::create_dir(at(version)).unwrap();
+        fs::write(at(version).join("c2"), content).unwrap();
+    }
+    symlink("..data/c2", at("c2")).unwrap();
+    let swap = |target: &str| {
+        symlink(target, at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    };
+    let mut seen = Vec::new();
+    for target in ["..1", "..2", "..3"] {
+        swap(target);
+        seen.push(directory.scan().unwrap().len());
+    }
+    assert_eq!(seen, [1, 0, 1]);
+}
+
+#[tokio::test]
+async fn a_written_file_wakes_the_watch() {
+    let files = Files::new();
+    let mut watch = Watch::new(files.dir.path());
+    let limit = std::time::Duration::from_secs(20);
+    for name in ["c2", "c3"] {
+        files.write(name, GOOD);
+        tokio::time::timeout(limit, watch.changed()).await.expect("inotify is faster than the fallback");
+    }
+}

@@ -47,11 +47,7 @@ impl Board {
             problems: Vec::new(),
             awaited: None,
         };
-        Board {
-            started: (Instant::now(), SystemTime::now()),
-            state: Mutex::new(state),
-            changes: watch::Sender::new(0),
-        }
+        Board { started: (Instant::now(), SystemTime::now()), state: Mutex::new(state), changes: watch::Sender::new(0) }
     }
 
     /// The machines' time.

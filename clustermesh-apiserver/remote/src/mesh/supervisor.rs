@@ -76,11 +76,13 @@ const COMMANDS: usize = 64;
 impl Remotes {
     fn follow(&mut self, difference: Difference) {
         match difference {
-            Difference::Added(name, connect) | Difference::Changed(name, connect) => match self.running.get_mut(&name) {
-                Some(Running { ending: Some(next), .. }) => *next = Some(connect),
-                Some(running) => send(&name, &running.commands, Command::Connect(connect)),
-                None => self.start(name, connect),
-            },
+            Difference::Added(name, connect) | Difference::Changed(name, connect) => {
+                match self.running.get_mut(&name) {
+                    Some(Running { ending: Some(next), .. }) => *next = Some(connect),
+                    Some(running) => send(&name, &running.commands, Command::Connect(connect)),
+                    None => self.start(name, connect),
+                }
+            }
             Difference::Removed(name) => match self.running.get_mut(&name) {
                 Some(Running { ending: Some(next), .. }) => *next = None,
                 Some(running) => {
@@ -101,7 +103,8 @@ impl Remotes {
     }
 
     fn ended(&mut self, task: Id) {
-        let Some(name) = self.running.iter().find(|(_, running)| running.task == task).map(|(name, _)| name.clone()) else {
+        let Some(name) = self.running.iter().find(|(_, running)| running.task == task).map(|(name, _)| name.clone())
+        else {
             return;
         };
         let next = self.running.remove(&name).and_then(|running| running.ending);
@@ -110,7 +113,9 @@ impl Remotes {
             Some(Some(connect)) => self.start(name, connect),
             Some(None) => tracing::info!(cluster = %name, "remote cluster removed"),
             // Only a panic, of the sink or of ours, ends a task that was not asked to.
-            None => tracing::error!(cluster = %name, "the reader of a remote cluster stopped; remove its file and add it again"),
+            None => {
+                tracing::error!(cluster = %name, "the reader of a remote cluster stopped; remove its file and add it again");
+            }
         }
     }
 }
