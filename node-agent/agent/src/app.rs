@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use crate::admin::{self, Admin, MetricsSource, Running};
 use crate::cni::Cni;
 use crate::config::Config;
+use crate::control::probe::Settings;
 use crate::control::services::Families;
 use crate::control::{ipcache, services};
 use crate::intent::watch::{Sink, follow};
@@ -29,6 +30,7 @@ use crate::metrics::{self, Metrics};
 use crate::node_address::{self, NodeIps};
 use crate::realize::{
     bgp as bgp_task, bgp_saved, bgp_status, controllers, datapath, endpoints, node as node_task, pod as pods,
+    probe,
 };
 use crate::tables::Tables;
 
@@ -287,7 +289,19 @@ fn start_controllers(
     let config = &agent.config;
     let families = Families { v4: config.enable_ipv4, v6: config.enable_ipv6 };
 
-    tasks.spawn(controllers::run_services(services::Controller::new(&t.services, &t.slices, &t.lb, families)));
+    let inputs = services::Inputs {
+        services: t.services.clone(),
+        slices: t.slices.clone(),
+        offers: t.mesh_offers.clone(),
+        clusters: t.mesh_clusters.clone(),
+        health: t.target_health.clone(),
+    };
+    // No cluster to wait for until there is a mesh.
+    t.mesh_offers.mark_synced();
+    let rows = agent.datapath.services().context("reading the service map")?;
+    let controller = services::Controller::new(inputs, &t.lb, families).adopting(rows.into_keys());
+    tasks.spawn(probe::Prober::new(&controller.targets(), &t.target_health, Settings::default()).run());
+    tasks.spawn(controllers::run_services(controller));
     let inputs = ipcache::Inputs {
         nodes: t.nodes.clone(),
         endpoints: t.endpoints.clone(),

@@ -1,16 +1,29 @@
-//! From Services and EndpointSlices to load-balancer rows. A changed Service or slice costs one Service.
+//! From Services, EndpointSlices and what other clusters offer to load-balancer rows. A changed Service, slice or offer
+//! costs one Service; a changed stage or health costs the Services that it is about.
+//!
+//! [`rows`] makes the rows of one Service, [`uses`] remembers who must look again when a backend's health or a cluster's
+//! stage changes. The shell is `realize::controllers`.
+
+mod rows;
+mod uses;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use causeway_datapath_loader::{Backend, Frontend, LbService};
+use causeway_datapath_loader::{Frontend, LbService};
+use causeway_mesh_remote::Stage;
+use causeway_mesh_schema::{ClusterId, Scale};
 use causeway_table::{Changes, Shared};
 
 use super::claims::Claims;
-use crate::intent::service::{Port, Service};
+use super::probe::Watched;
+use crate::intent::mesh::{Health, Offer, OfferKey, RemoteCluster, Target};
+use crate::intent::service::Service;
 use crate::intent::slice::{Slice, SliceKey};
 use crate::intent::{Key, Stamp};
+use rows::{Offered, frontends};
+use uses::Uses;
 
 /// What a frontend's address is to its Service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,17 +53,10 @@ pub(crate) struct LbRow {
     pub(crate) lb: LbService,
     /// A backend of this node takes new connections.
     pub(crate) local_ready: bool,
-    /// When the newest slice behind it arrived; `None` without slices.
+    /// The cluster of each backend in `lb` that is another cluster's; `None` without such. Copies of the row share it.
+    pub(crate) remote: Option<Arc<BTreeMap<SocketAddr, ClusterId>>>,
+    /// When the newest slice or offer behind it arrived; `None` without any.
     pub(crate) seen: Option<Stamp>,
-}
-
-/// The controller. Its output table holds the claims in force.
-pub(crate) struct Controller {
-    pub(crate) services: Shared<Key, Service>,
-    pub(crate) slices: Shared<SliceKey, Slice>,
-    pub(crate) lb: Shared<Frontend, LbRow>,
-    claims: Claims<Key, Frontend, LbRow>,
-    families: Families,
 }
 
 /// Which address families are served.
@@ -66,62 +72,156 @@ impl Families {
     }
 }
 
+/// What the controller reads.
+#[derive(Debug, Clone)]
+pub(crate) struct Inputs {
+    pub(crate) services: Shared<Key, Service>,
+    pub(crate) slices: Shared<SliceKey, Slice>,
+    /// Its owner marks it synced when every cluster of the mesh has been read, or has been waited for long enough; at
+    /// once without a mesh.
+    pub(crate) offers: Shared<OfferKey, Offer>,
+    pub(crate) clusters: Shared<ClusterId, RemoteCluster>,
+    pub(crate) health: Shared<Target, Health>,
+}
+
+/// What changed in them since the last call.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    pub(crate) services: Changes<Key>,
+    pub(crate) slices: Changes<SliceKey>,
+    pub(crate) offers: Changes<OfferKey>,
+    pub(crate) clusters: Changes<ClusterId>,
+    pub(crate) health: Changes<Target>,
+}
+
+/// The controller. Its output table holds the claims in force.
+///
+/// Nothing is said before Services and slices have been read completely, and nothing about a frontend of a global Service
+/// that an earlier process left in the datapath before the offers have: half the truth would take backends away.
+pub(crate) struct Controller {
+    pub(crate) inputs: Inputs,
+    pub(crate) lb: Shared<Frontend, LbRow>,
+    /// What the prober shall watch.
+    targets: Shared<Target, Watched>,
+    claims: Claims<Key, Frontend, LbRow>,
+    uses: Uses,
+    /// As last seen, so that other news of a cluster cost nothing.
+    stages: BTreeMap<ClusterId, Stage>,
+    families: Families,
+    /// In the datapath since before this process; emptied when the offers are complete.
+    adopted: BTreeSet<Frontend>,
+    /// Services to look at when the inputs are complete.
+    waiting: BTreeSet<Key>,
+}
+
 impl Controller {
-    pub(crate) fn new(
-        services: &Shared<Key, Service>,
-        slices: &Shared<SliceKey, Slice>,
-        lb: &Shared<Frontend, LbRow>,
-        families: Families,
-    ) -> Controller {
+    pub(crate) fn new(inputs: Inputs, lb: &Shared<Frontend, LbRow>, families: Families) -> Controller {
         Controller {
-            services: services.clone(),
-            slices: slices.clone(),
+            inputs,
             lb: lb.clone(),
+            targets: Shared::default(),
             claims: Claims::default(),
+            uses: Uses::default(),
+            stages: BTreeMap::new(),
             families,
+            adopted: BTreeSet::new(),
+            waiting: BTreeSet::new(),
         }
     }
 
+    /// Says what an earlier process left in the datapath.
+    pub(crate) fn adopting(mut self, frontends: impl IntoIterator<Item = Frontend>) -> Controller {
+        self.adopted = frontends.into_iter().collect();
+        self
+    }
+
+    /// What the prober shall watch; written by [`Controller::update`].
+    pub(crate) fn targets(&self) -> Shared<Target, Watched> {
+        self.targets.clone()
+    }
+
     /// The Services that these changes are about.
-    pub(crate) fn keys(&self, services: Changes<Key>, slices: Changes<SliceKey>) -> BTreeSet<Key> {
-        let all = || self.services.read(|t| t.iter().map(|(k, _)| k.clone()).collect::<Vec<_>>());
-        let mut keys: BTreeSet<Key> = match services {
+    pub(crate) fn keys(&mut self, changed: Changed) -> BTreeSet<Key> {
+        let all = || self.inputs.services.read(|t| t.iter().map(|(k, _)| k.clone()).collect::<Vec<_>>());
+        let mut keys: BTreeSet<Key> = match changed.services {
             Changes::Keys(keys) => keys.into_iter().collect(),
             Changes::Reset => all()
                 .into_iter()
                 .chain(self.lb.read(|t| t.iter().map(|(_, r)| r.service.clone()).collect::<Vec<_>>()))
                 .collect(),
         };
-        match slices {
+        match changed.slices {
             Changes::Keys(slices) => keys.extend(slices.into_iter().map(|s| s.service)),
             Changes::Reset => keys.extend(all()),
         }
+        match changed.offers {
+            Changes::Keys(offers) => keys.extend(offers.into_iter().map(|o| o.service)),
+            Changes::Reset => keys.extend(all()),
+        }
+        match changed.health {
+            Changes::Keys(targets) => keys.extend(targets.iter().flat_map(|t| self.uses.of_target(t)).cloned()),
+            Changes::Reset => keys.extend(self.uses.keys().cloned()),
+        }
+        let moved = self.moved(changed.clusters);
+        keys.extend(moved.into_iter().flat_map(|cluster| self.uses.of_cluster(cluster)).cloned());
         keys
     }
 
     /// Brings the rows of these Services up to date, and says when the inputs are complete.
-    pub(crate) fn update(&mut self, keys: &BTreeSet<Key>) {
-        for key in keys {
+    pub(crate) fn update(&mut self, mut keys: BTreeSet<Key>) {
+        keys.append(&mut self.waiting);
+        if !self.inputs.services.synced() || !self.inputs.slices.synced() {
+            self.waiting = keys;
+            return;
+        }
+        if self.inputs.offers.synced() {
+            self.adopted.clear();
+        }
+        for key in &keys {
             self.update_one(key);
         }
-        if self.services.synced() && self.slices.synced() {
+        if self.waiting.is_empty() {
             self.lb.mark_synced();
         }
     }
 
-    fn update_one(&mut self, key: &Key) {
-        let rows = match self.services.get(key) {
-            None => BTreeMap::new(),
-            Some(service) => {
-                let slices = self.slices.read(|t| {
-                    let from = SliceKey::first(key);
-                    let mine = t.iter_from(&from).take_while(|(k, _)| k.service == *key);
-                    mine.map(|(_, s)| s.clone()).collect::<Vec<_>>()
-                });
-                frontends(key, &service, &slices, self.families)
+    /// Clusters whose stage is another than when this was last asked.
+    fn moved(&mut self, clusters: Changes<ClusterId>) -> Vec<ClusterId> {
+        let mut candidates: Vec<ClusterId> = match clusters {
+            Changes::Keys(clusters) => clusters,
+            Changes::Reset => {
+                let known = self.inputs.clusters.read(|t| t.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+                known.into_iter().chain(self.stages.keys().copied()).collect()
             }
         };
-        let touched = self.claims.set(key, rows);
+        candidates.retain(|id| {
+            let stage = self.inputs.clusters.get(id).map(|c| c.stage);
+            let old = match stage {
+                Some(stage) => self.stages.insert(*id, stage),
+                None => self.stages.remove(id),
+            };
+            old != stage
+        });
+        candidates
+    }
+
+    fn update_one(&mut self, key: &Key) {
+        let made = match self.inputs.services.get(key) {
+            None => rows::Made::default(),
+            Some(service) => {
+                let slices = self.slices_of(key);
+                let offers = if service.global.is_some() { self.offers_of(key) } else { Vec::new() };
+                let health = |target: &Target| self.inputs.health.get(target).map(|h| h.alive);
+                let made = frontends(key, &service, &slices, &offers, &health, self.families);
+                if service.global.is_some() && made.rows.keys().any(|f| self.adopted.contains(f)) {
+                    self.waiting.insert(key.clone());
+                    return;
+                }
+                made
+            }
+        };
+        self.watch(key, made.targets, made.clusters);
+        let touched = self.claims.set(key, made.rows);
         self.lb.write(|t| {
             for frontend in touched {
                 match self.claims.get(&frontend) {
@@ -131,298 +231,43 @@ impl Controller {
             }
         });
     }
-}
 
-/// All rows of one Service. Pure.
-pub(crate) fn frontends(
-    key: &Key,
-    service: &Service,
-    slices: &[Arc<Slice>],
-    families: Families,
-) -> BTreeMap<Frontend, LbRow> {
-    let mut rows = BTreeMap::new();
-    let addresses = [
-        (AddressKind::ExternalIp, &service.external_ips),
-        (AddressKind::LoadBalancer, &service.load_balancer_ips),
-        (AddressKind::ClusterIp, &service.cluster_ips),
-    ];
-    let seen = slices.iter().map(|s| s.seen).max_by_key(|s| s.0);
-    for port in &service.ports {
-        for v4 in [true, false] {
-            let candidates = Candidates::of(port, slices, v4);
-            for (kind, ips) in addresses {
-                for ip in ips.iter().filter(|ip| ip.is_ipv4() == v4 && families.has(**ip)) {
-                    let external = kind != AddressKind::ClusterIp;
-                    let local_only = if external { service.external_local } else { service.internal_local };
-                    let row = LbRow {
-                        service: key.clone(),
-                        port_name: port.name.clone(),
-                        kind,
-                        lb: LbService {
-                            backends: candidates.backends(local_only),
-                            external_local: external && service.external_local,
-                            internal_local: !external && service.internal_local,
-                            external,
-                        },
-                        local_ready: candidates.ready.iter().any(|b| b.local),
-                        seen,
-                    };
-                    rows.insert(Frontend { addr: *ip, port: port.port, proto: port.proto }, row);
-                }
-            }
-        }
-    }
-    rows
-}
-
-/// Backends of one port in one family.
-struct Candidates {
-    ready: BTreeSet<Backend>,
-    /// Going away, still serving.
-    draining: BTreeSet<Backend>,
-}
-
-impl Candidates {
-    fn of(port: &Port, slices: &[Arc<Slice>], v4: bool) -> Candidates {
-        let mut candidates = Candidates { ready: BTreeSet::new(), draining: BTreeSet::new() };
-        for slice in slices {
-            let Some(target) = slice.ports.iter().find(|p| p.name == port.name && p.proto == port.proto) else {
-                continue;
-            };
-            for e in slice.endpoints.iter().filter(|e| e.address.is_ipv4() == v4) {
-                let backend = Backend { addr: (e.address, target.port).into(), local: e.local };
-                if e.ready {
-                    candidates.ready.insert(backend);
-                } else if e.draining {
-                    candidates.draining.insert(backend);
-                }
-            }
-        }
-        // An endpoint may stand in two slices while it moves between them.
-        candidates.draining.retain(|b| !candidates.ready.contains(b));
-        candidates
+    fn slices_of(&self, key: &Key) -> Vec<Arc<Slice>> {
+        let first = SliceKey::first(key);
+        self.inputs.slices.read(|t| {
+            let mine = t.iter_from(&first).take_while(|(k, _)| k.service == *key);
+            mine.map(|(_, s)| s.clone()).collect()
+        })
     }
 
-    /// KEP-1669: draining backends serve when no ready one can, judged among the local ones for local traffic policies.
-    ///
-    /// The datapath has one list per row, so that with a local policy a draining local backend may also get connections
-    /// of pods of this node while ready ones exist elsewhere; it still serves them.
-    fn backends(&self, local_only: bool) -> Vec<Backend> {
-        let all = if self.ready.is_empty() { &self.draining } else { &self.ready };
-        let mut chosen = all.clone();
-        if local_only && !self.ready.iter().any(|b| b.local) {
-            chosen.extend(self.draining.iter().filter(|b| b.local));
+    fn offers_of(&self, key: &Key) -> Vec<Offered> {
+        let lowest = ClusterId::new(1, Scale::default()).expect("1 is a cluster id at every scale");
+        let first = OfferKey { service: key.clone(), cluster: lowest, slice: Box::default() };
+        let offers: Vec<(ClusterId, Arc<Offer>)> = self.inputs.offers.read(|t| {
+            let mine = t.iter_from(&first).take_while(|(k, _)| k.service == *key);
+            mine.filter(|(_, offer)| offer.shared).map(|(k, offer)| (k.cluster, offer.clone())).collect()
+        });
+        let stage = |id| self.inputs.clusters.get(&id).map(|c| c.stage).unwrap_or_default();
+        offers.into_iter().map(|(cluster, offer)| Offered { cluster, stage: stage(cluster), offer }).collect()
+    }
+
+    /// Remembers what the Service looks at, and tells the prober.
+    fn watch(&mut self, key: &Key, targets: BTreeMap<Target, Watched>, clusters: BTreeSet<ClusterId>) {
+        let touched = self.uses.set(key, targets, clusters);
+        if touched.is_empty() {
+            return;
         }
-        chosen.into_iter().collect()
+        self.targets.write(|t| {
+            for target in touched {
+                match self.uses.watched(&target) {
+                    Some(watched) => t.set(target, watched),
+                    None => t.delete(&target),
+                };
+            }
+        });
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::needless_pass_by_value, reason = "callers write literals")]
-mod tests {
-    use super::*;
-    use crate::intent::Read as _;
-    use crate::intent::{service, slice};
-    use std::fmt::Write as _;
-
-    const BOTH: Families = Families { v4: true, v6: true };
-
-    struct World {
-        c: Controller,
-    }
-
-    impl World {
-        fn new() -> World {
-            let (services, slices, lb) = (Shared::default(), Shared::default(), Shared::default());
-            World { c: Controller::new(&services, &slices, &lb, BOTH) }
-        }
-
-        fn service(&mut self, name: &str, spec: serde_json::Value, ingress: &[&str]) {
-            let key = Key::new("d", name);
-            let ingress: Vec<_> = ingress.iter().map(|ip| serde_json::json!({"ip": ip})).collect();
-            let object = serde_json::json!({"spec": spec, "status": {"loadBalancer": {"ingress": ingress}}});
-            let row = service::Reader.read(&key, serde_json::from_value(object).unwrap()).unwrap();
-            match row {
-                Some((k, v)) => self.c.services.set(k, v),
-                None => self.c.services.delete(&key),
-            };
-            self.c.update(&BTreeSet::from([key]));
-        }
-
-        fn slice(&mut self, service: &str, name: &str, port: u16, endpoints: serde_json::Value) {
-            let object = serde_json::json!({
-                "metadata": {"labels": {"kubernetes.io/service-name": service}}, "addressType": "IPv4",
-                "endpoints": endpoints, "ports": [{"name": "http", "port": port, "protocol": "TCP"}]});
-            let reader = slice::Reader { node: "n1".into() };
-            let (k, v) = reader.read(&Key::new("d", name), serde_json::from_value(object).unwrap()).unwrap().unwrap();
-            self.c.slices.set(k, v);
-            self.c.update(&BTreeSet::from([Key::new("d", service)]));
-        }
-
-        fn table(&self) -> String {
-            self.c.lb.read(|t| {
-                let mut out = String::new();
-                for (f, r) in t.iter() {
-                    let flags: String = [
-                        (r.lb.external, 'x'),
-                        (r.lb.external_local, 'E'),
-                        (r.lb.internal_local, 'I'),
-                        (r.local_ready, 'r'),
-                    ]
-                    .iter()
-                    .filter_map(|(on, c)| on.then_some(*c))
-                    .collect();
-                    let backends: Vec<String> =
-                        r.lb.backends.iter().map(|b| format!("{}{}", b.addr, if b.local { "*" } else { "" })).collect();
-                    writeln!(out, "{f} {} {} [{flags}] {}", r.service.name, r.kind.name(), backends.join(" ")).unwrap();
-                }
-                out
-            })
-        }
-    }
-
-    fn ep(ip: &str, node: &str, state: &str) -> serde_json::Value {
-        let conditions = match state {
-            "ready" => serde_json::json!({"ready": true, "serving": true, "terminating": false}),
-            "draining" => serde_json::json!({"ready": false, "serving": true, "terminating": true}),
-            _ => serde_json::json!({"ready": false, "serving": false, "terminating": false}),
-        };
-        serde_json::json!({"addresses": [ip], "nodeName": node, "conditions": conditions})
-    }
-
-    fn spec(extra: serde_json::Value) -> serde_json::Value {
-        let mut spec = serde_json::json!({
-            "type": "LoadBalancer", "clusterIPs": ["10.96.0.1"],
-            "ports": [{"name": "http", "port": 80, "targetPort": "web", "protocol": "TCP"}]});
-        for (k, v) in extra.as_object().unwrap() {
-            spec[k] = v.clone();
-        }
-        spec
-    }
-
-    #[track_caller]
-    fn check(w: &World, want: &str) {
-        let trim =
-            |s: &str| s.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| format!("{l}\n")).collect::<String>();
-        assert_eq!(trim(&w.table()), trim(want));
-    }
-
-    #[test]
-    fn addresses_of_a_service_lead_to_ready_backends_at_the_slices_port() {
-        let mut w = World::new();
-        w.slice(
-            "web",
-            "web-1",
-            8080,
-            serde_json::json!([
-                ep("10.1.2.2", "n2", "ready"),
-                ep("10.1.1.2", "n1", "ready"),
-                ep("10.1.1.3", "n1", "no")
-            ]),
-        );
-        check(&w, "");
-        w.service("web", spec(serde_json::json!({"externalIPs": ["198.51.100.7"]})), &["192.0.2.1"]);
-        check(
-            &w,
-            "10.96.0.1:80/TCP web ClusterIP [r] 10.1.1.2:8080* 10.1.2.2:8080
-             192.0.2.1:80/TCP web LoadBalancer [xr] 10.1.1.2:8080* 10.1.2.2:8080
-             198.51.100.7:80/TCP web ExternalIPs [xr] 10.1.1.2:8080* 10.1.2.2:8080",
-        );
-        w.service("web", spec(serde_json::json!({"clusterIPs": ["None"]})), &[]);
-        check(&w, "");
-    }
-
-    #[test]
-    fn policies_and_draining_backends() {
-        let mut w = World::new();
-        let local = serde_json::json!({"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local"});
-        w.service("web", spec(local), &["192.0.2.1"]);
-        let cases = [
-            // All ready: everyone.
-            (vec![ep("10.1.1.2", "n1", "ready"), ep("10.1.2.2", "n2", "ready")], "xEr", "10.1.1.2:8080* 10.1.2.2:8080"),
-            // The local one drains: it goes on serving what must stay local, and is not announced.
-            (
-                vec![ep("10.1.1.2", "n1", "draining"), ep("10.1.2.2", "n2", "ready")],
-                "xE",
-                "10.1.1.2:8080* 10.1.2.2:8080",
-            ),
-            // A remote one drains: nobody needs it.
-            (vec![ep("10.1.1.2", "n1", "ready"), ep("10.1.2.2", "n2", "draining")], "xEr", "10.1.1.2:8080*"),
-            // All drain: all serve.
-            (
-                vec![ep("10.1.1.2", "n1", "draining"), ep("10.1.2.2", "n2", "draining")],
-                "xE",
-                "10.1.1.2:8080* 10.1.2.2:8080",
-            ),
-            (vec![ep("10.1.1.2", "n1", "no")], "xE", ""),
-        ];
-        for (endpoints, flags, backends) in cases {
-            w.slice("web", "web-1", 8080, endpoints.into());
-            let internal = flags.replace("xE", "I");
-            check(
-                &w,
-                &format!(
-                    "10.96.0.1:80/TCP web ClusterIP [{internal}] {backends}
-                     192.0.2.1:80/TCP web LoadBalancer [{flags}] {backends}"
-                ),
-            );
-        }
-        w.service("web", spec(serde_json::json!({})), &["192.0.2.1"]);
-        w.slice("web", "web-1", 8080, vec![ep("10.1.1.2", "n1", "draining"), ep("10.1.2.2", "n2", "ready")].into());
-        check(
-            &w,
-            "10.96.0.1:80/TCP web ClusterIP [] 10.1.2.2:8080
-             192.0.2.1:80/TCP web LoadBalancer [x] 10.1.2.2:8080",
-        );
-    }
-
-    #[test]
-    fn several_slices_add_up_and_a_backend_counts_once() {
-        let mut w = World::new();
-        w.service("web", spec(serde_json::json!({})), &[]);
-        w.slice("web", "web-1", 8080, serde_json::json!([ep("10.1.1.2", "n1", "ready")]));
-        w.slice("web", "web-2", 9090, serde_json::json!([ep("10.1.2.2", "n2", "ready")]));
-        w.slice("web", "web-3", 8080, serde_json::json!([ep("10.1.1.2", "n1", "draining")]));
-        check(&w, "10.96.0.1:80/TCP web ClusterIP [r] 10.1.1.2:8080* 10.1.2.2:9090");
-    }
-
-    #[test]
-    fn a_shared_frontend_has_one_owner_and_an_heir() {
-        let mut w = World::new();
-        w.service("b", spec(serde_json::json!({"clusterIPs": ["10.96.0.2"]})), &["192.0.2.1"]);
-        w.service("a", spec(serde_json::json!({})), &["192.0.2.1"]);
-        check(
-            &w,
-            "10.96.0.1:80/TCP a ClusterIP []
-             10.96.0.2:80/TCP b ClusterIP []
-             192.0.2.1:80/TCP a LoadBalancer [x]",
-        );
-        w.service("a", spec(serde_json::json!({"clusterIPs": ["None"]})), &[]);
-        check(
-            &w,
-            "10.96.0.2:80/TCP b ClusterIP []
-             192.0.2.1:80/TCP b LoadBalancer [x]",
-        );
-    }
-
-    #[test]
-    fn changes_name_the_services_to_look_at() {
-        let mut w = World::new();
-        w.service("web", spec(serde_json::json!({})), &[]);
-        let slice = SliceKey { service: Key::new("d", "api"), name: "api-1".into() };
-        let keys = w.c.keys(Changes::Keys(vec![Key::new("d", "web")]), Changes::Keys(vec![slice]));
-        assert_eq!(keys, BTreeSet::from([Key::new("d", "web"), Key::new("d", "api")]));
-        assert_eq!(w.c.keys(Changes::Reset, Changes::Keys(vec![])), BTreeSet::from([Key::new("d", "web")]));
-    }
-
-    #[test]
-    fn the_output_is_complete_when_both_inputs_are() {
-        let mut w = World::new();
-        w.c.services.mark_synced();
-        w.c.update(&BTreeSet::new());
-        assert!(!w.c.lb.synced());
-        w.c.slices.mark_synced();
-        w.c.update(&BTreeSet::new());
-        assert!(w.c.lb.synced());
-    }
-}
+mod tests;

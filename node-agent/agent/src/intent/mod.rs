@@ -44,6 +44,11 @@ pub(crate) trait Read<K> {
     #[expect(clippy::type_complexity, reason = "a name for it would hide that it is key and row, or neither")]
     /// `Ok(None)`: a good object that is none of ours. The object is consumed, so that strings move instead of copying.
     fn read(&self, key: &Key, object: K) -> Result<Option<(Self::Key, Self::Row)>, Rejected>;
+
+    /// What of the object is left out while the rest of it serves.
+    fn warning(&self, _row: &Self::Row) -> Option<Rejected> {
+        None
+    }
 }
 
 /// A rejection of a Kubernetes kind that the `k8s` crate has no checks for.

@@ -1,10 +1,13 @@
-//! Services.
+//! Services, and what their annotations say of the mesh.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use causeway_datapath_loader::Proto;
-use causeway_k8s::names::LABEL_SERVICE_PROXY_NAME;
+use causeway_k8s::names::{
+    Annotation, LABEL_SERVICE_PROXY_NAME, SERVICE_AFFINITY, SERVICE_GLOBAL, SERVICE_GLOBAL_SYNC_ENDPOINT_SLICES,
+    SERVICE_SHARED,
+};
 use k8s_openapi::api::core::v1::{Service as Object, ServicePort};
 
 use super::{Key, Read, Rejected, rejected};
@@ -23,6 +26,25 @@ pub(crate) struct Service {
     pub(crate) external_local: bool,
     /// `internalTrafficPolicy: Local`.
     pub(crate) internal_local: bool,
+    /// `None`: it is this cluster's alone.
+    pub(crate) global: Option<Global>,
+    /// Something in it is not understood and is left out; the rest is served.
+    pub(crate) warning: Option<Box<Rejected>>,
+}
+
+/// A Service that is one with those of its name in the other clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Global {
+    pub(crate) affinity: Affinity,
+}
+
+/// Whose backends a global Service prefers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Affinity {
+    #[default]
+    None,
+    Local,
+    Remote,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +62,13 @@ impl Read<Object> for Reader {
     type Key = Key;
     type Row = Service;
 
+    fn warning(&self, service: &Service) -> Option<Rejected> {
+        service.warning.as_deref().cloned()
+    }
+
     fn read(&self, key: &Key, object: Object) -> Result<Option<(Key, Service)>, Rejected> {
+        let mut warnings = Warnings { key, first: None };
+        let global = global(object.metadata.annotations.as_ref(), &mut warnings);
         let labels = object.metadata.labels.unwrap_or_default();
         let spec = object.spec.unwrap_or_default();
         let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
@@ -68,6 +96,10 @@ impl Read<Object> for Reader {
         let ingress = object.status.and_then(|s| s.load_balancer).and_then(|l| l.ingress).unwrap_or_default();
         // `ipMode: Proxy` says that packets do not arrive with this destination address.
         let ingress = ingress.into_iter().filter(|i| i.ip_mode.as_deref().is_none_or(|m| m == "VIP"));
+        let mut ports = Vec::new();
+        for (i, p) in spec.ports.unwrap_or_default().into_iter().enumerate() {
+            ports.extend(port(key, i, p, &mut warnings)?);
+        }
         Ok(Some((
             key.clone(),
             Service {
@@ -85,21 +117,59 @@ impl Read<Object> for Reader {
                     .map(|ip| address("status.loadBalancer.ingress", &ip))
                     .collect::<Result<_, _>>()?,
                 load_balancer_class: spec.load_balancer_class,
-                ports: spec
-                    .ports
-                    .unwrap_or_default()
-                    .into_iter()
-                    .enumerate()
-                    .map(|(i, p)| port(key, i, p))
-                    .collect::<Result<_, _>>()?,
+                ports: ports.into(),
                 external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
                 internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+                global,
+                warning: warnings.first.map(Box::new),
             },
         )))
     }
 }
 
-fn port(key: &Key, index: usize, port: ServicePort) -> Result<Port, Rejected> {
+/// The first of what is wrong with one object without making it useless.
+struct Warnings<'a> {
+    key: &'a Key,
+    first: Option<Rejected>,
+}
+
+impl Warnings<'_> {
+    fn add(&mut self, field: &str, message: String, remedy: &str) {
+        self.first.get_or_insert_with(|| rejected("Service", self.key, field, message, remedy));
+    }
+}
+
+/// What the annotations say. As in Cilium (`pkg/annotation`), case does not matter, whatever is not `true` is false, and
+/// everything but `global` counts only on a global Service. What the Service offers to others (`shared`) and what becomes
+/// of its slices is for those who write it; here only a slip of the pen is named.
+fn global(annotations: Option<&BTreeMap<String, String>>, warnings: &mut Warnings<'_>) -> Option<Global> {
+    let mut flag = |annotation: &Annotation| {
+        let (name, value) = annotation.find(annotations)?;
+        if !value.eq_ignore_ascii_case("true") && !value.eq_ignore_ascii_case("false") {
+            let message = format!("{value:?} is neither true nor false and counts as false");
+            warnings.add(&format!("metadata.annotations[{name}]"), message, "write true or false");
+        }
+        Some(value.eq_ignore_ascii_case("true"))
+    };
+    let global = flag(&SERVICE_GLOBAL).unwrap_or(false);
+    flag(&SERVICE_SHARED);
+    flag(&SERVICE_GLOBAL_SYNC_ENDPOINT_SLICES);
+    let affinity = match SERVICE_AFFINITY.find(annotations) {
+        None => Affinity::None,
+        Some((_, value)) if value.eq_ignore_ascii_case("none") => Affinity::None,
+        Some((_, value)) if value.eq_ignore_ascii_case("local") => Affinity::Local,
+        Some((_, value)) if value.eq_ignore_ascii_case("remote") => Affinity::Remote,
+        Some((name, value)) => {
+            let message = format!("{value:?} is no affinity and counts as none");
+            warnings.add(&format!("metadata.annotations[{name}]"), message, "write none, local or remote");
+            Affinity::None
+        }
+    };
+    global.then_some(Global { affinity })
+}
+
+/// `None`: a port that the datapath cannot serve; the others are not its fault.
+fn port(key: &Key, index: usize, port: ServicePort, warnings: &mut Warnings<'_>) -> Result<Option<Port>, Rejected> {
     let field = |name: &str| format!("spec.ports[{index}].{name}");
     let number = u16::try_from(port.port).ok().filter(|p| *p != 0).ok_or_else(|| {
         rejected(
@@ -110,13 +180,18 @@ fn port(key: &Key, index: usize, port: ServicePort) -> Result<Port, Rejected> {
             "write a number from 1 to 65535",
         )
     })?;
-    let proto = port
-        .protocol
-        .as_deref()
-        .unwrap_or("TCP")
-        .parse()
-        .map_err(|e: String| rejected("Service", key, &field("protocol"), e, "write TCP or UDP"))?;
-    Ok(Port { name: port.name.unwrap_or_default().into(), port: number, proto })
+    let protocol = port.protocol.as_deref().unwrap_or("TCP");
+    let Some(proto) = served(protocol) else {
+        let message = format!("{protocol} is not served; the Service's other ports are");
+        warnings.add(&field("protocol"), message, "use TCP or UDP");
+        return Ok(None);
+    };
+    Ok(Some(Port { name: port.name.unwrap_or_default().into(), port: number, proto }))
+}
+
+/// A protocol whose ports the datapath translates: not SCTP, whose checksum covers them.
+pub(crate) fn served(protocol: &str) -> Option<Proto> {
+    protocol.parse().ok().filter(|proto| matches!(proto, Proto::Tcp | Proto::Udp))
 }
 
 #[cfg(test)]
@@ -151,6 +226,57 @@ mod tests {
         assert_eq!(lb.cluster_ips.len(), 2);
         let cluster = read(serde_json::json!({"spec": spec("ClusterIP"), "status": status})).unwrap().unwrap();
         assert!(cluster.load_balancer_ips.is_empty());
+    }
+
+    #[test]
+    fn annotations_of_the_mesh() {
+        const G: &str = "service.cilium.io/global";
+        const A: &str = "service.cilium.io/affinity";
+        let global = |affinity| Some(Global { affinity });
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<Global>, &'a str);
+        let table: [Case<'_>; 14] = [
+            (&[], None, ""),
+            (&[(G, "true")], global(Affinity::None), ""),
+            (&[(G, "TRUE"), (A, "Local")], global(Affinity::Local), ""),
+            (&[(G, "false"), (A, "local")], None, ""),
+            (&[(A, "local")], None, ""),
+            (&[("io.cilium/global-service", "True")], global(Affinity::None), ""),
+            (&[("io.cilium/global-service", "true"), (G, "false")], None, ""),
+            (&[(G, "true"), ("io.cilium/service-affinity", "REMOTE")], global(Affinity::Remote), ""),
+            (&[(G, "true"), (A, "none"), ("io.cilium/service-affinity", "remote")], global(Affinity::None), ""),
+            (&[(G, "true"), (A, "near")], global(Affinity::None), A),
+            (&[(G, "yes")], None, G),
+            (&[(G, "true"), ("service.cilium.io/shared", "no")], global(Affinity::None), "service.cilium.io/shared"),
+            (&[(G, "true"), ("io.cilium/shared-service", "false")], global(Affinity::None), ""),
+            (
+                &[(G, "true"), ("service.cilium.io/global-sync-endpoint-slices", "1")],
+                global(Affinity::None),
+                "service.cilium.io/global-sync-endpoint-slices",
+            ),
+        ];
+        for (annotations, want, warned) in table {
+            let annotations: BTreeMap<_, _> = annotations.iter().copied().collect();
+            let object =
+                serde_json::json!({"metadata": {"annotations": annotations}, "spec": {"clusterIP": "10.96.0.1"}});
+            let service = read(object).unwrap().unwrap();
+            assert_eq!(service.global, want, "{annotations:?}");
+            let field = Reader.warning(&service).map(|w| w.field).unwrap_or_default();
+            let want = if warned.is_empty() { String::new() } else { format!("metadata.annotations[{warned}]") };
+            assert_eq!(field, want, "{annotations:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_served_does_not_spoil_the_others() {
+        let spec = serde_json::json!({"clusterIP": "10.96.0.1", "ports": [
+            {"name": "a", "port": 80}, {"name": "b", "port": 81, "protocol": "SCTP"}, {"name": "c", "port": 53, "protocol": "UDP"}]});
+        let service = read(serde_json::json!({"spec": spec})).unwrap().unwrap();
+        assert_eq!(
+            service.ports.iter().map(|p| (&*p.name, p.proto)).collect::<Vec<_>>(),
+            [("a", Proto::Tcp), ("c", Proto::Udp)]
+        );
+        let warning = Reader.warning(&service).unwrap();
+        assert_eq!((warning.object.as_str(), warning.field.as_str()), ("default/web", "spec.ports[1].protocol"));
     }
 
     #[test]

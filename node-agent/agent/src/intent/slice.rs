@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use causeway_datapath_loader::Proto;
-use causeway_k8s::names::LABEL_SERVICE_NAME;
+use causeway_k8s::names::{LABEL_SERVICE_NAME, LABEL_SLICE_MANAGED_BY, SLICE_MANAGED_BY_MESH};
 use k8s_openapi::api::discovery::v1::EndpointSlice as Object;
 
+use super::service::served;
 use super::{Key, Read, Rejected, Stamp, rejected};
 
 /// Orders the slices of one Service next to each other.
@@ -60,7 +61,9 @@ impl Read<Object> for Reader {
         let bad = |field: &str, message: String, remedy: &str| rejected("EndpointSlice", key, field, message, remedy);
         let labels = object.metadata.labels.unwrap_or_default();
         let Some(service) = labels.get(LABEL_SERVICE_NAME) else { return Ok(None) };
-        if object.address_type == "FQDN" {
+        // What the operator wrote from other clusters' words has come by the mesh already, with its cluster's name.
+        let copied = labels.get(LABEL_SLICE_MANAGED_BY).is_some_and(|by| by == SLICE_MANAGED_BY_MESH);
+        if copied || object.address_type == "FQDN" {
             return Ok(None);
         }
         let mut ports = Vec::new();
@@ -70,8 +73,8 @@ impl Read<Object> for Reader {
             let field = format!("ports[{i}].port");
             let port = u16::try_from(number).ok().filter(|n| *n != 0);
             let port = port.ok_or_else(|| bad(&field, format!("{number} is not a port"), "write 1 to 65535"))?;
-            let proto = p.protocol.as_deref().unwrap_or("TCP").parse();
-            let proto = proto.map_err(|e: String| bad(&format!("ports[{i}].protocol"), e, "write TCP or UDP"))?;
+            // The Service, which people write, carries the warning.
+            let Some(proto) = served(p.protocol.as_deref().unwrap_or("TCP")) else { continue };
             ports.push(SlicePort { name: p.name.unwrap_or_default().into(), port, proto });
         }
         let mut endpoints = Vec::new();
@@ -133,6 +136,19 @@ mod tests {
             "metadata": {"labels": {LABEL_SERVICE_NAME: "web"}}, "addressType": "FQDN",
             "endpoints": [{"addresses": ["example.org"]}]});
         assert!(read(fqdn).unwrap().is_none());
+        let copied = serde_json::json!({
+            "metadata": {"labels": {LABEL_SERVICE_NAME: "web", LABEL_SLICE_MANAGED_BY: SLICE_MANAGED_BY_MESH}},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["10.2.1.2"]}]});
+        assert!(read(copied).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_served_is_left_out() {
+        let slice = serde_json::json!({
+            "metadata": {"labels": {LABEL_SERVICE_NAME: "web"}}, "addressType": "IPv4", "endpoints": [],
+            "ports": [{"name": "a", "port": 80, "protocol": "SCTP"}, {"name": "b", "port": 81}]});
+        let (_, row) = read(slice).unwrap().unwrap();
+        assert_eq!(row.ports.iter().map(|p| &*p.name).collect::<Vec<_>>(), ["b"]);
     }
 
     #[test]

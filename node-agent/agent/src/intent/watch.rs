@@ -75,7 +75,10 @@ where
                 self.seen(&key);
                 match self.sink.reader.read(&key, object) {
                     Ok(row) => {
-                        self.good(&key);
+                        match row.as_ref().and_then(|(_, row)| self.sink.reader.warning(row)) {
+                            Some(warning) => self.reject(key.clone(), warning),
+                            None => self.good(&key),
+                        }
                         self.place(&key, row);
                     }
                     Err(rejected) => self.reject(key, rejected),
@@ -126,11 +129,14 @@ where
         });
     }
 
-    /// A bad edit changes nothing but the message: the last good row stays.
+    /// A bad edit changes nothing but the message: the last good row stays. A warning is told the same way, once.
     fn reject(&mut self, key: Key, rejected: Rejected) {
-        tracing::warn!(%rejected, "object rejected");
-        self.bad.insert(key.clone());
-        self.sink.rejected.set((self.kind.clone(), key), rejected);
+        let at = (self.kind.clone(), key.clone());
+        if self.sink.rejected.get(&at).is_none_or(|old| *old != rejected) {
+            tracing::warn!(%rejected, "object rejected, or used without the field named");
+        }
+        self.bad.insert(key);
+        self.sink.rejected.set(at, rejected);
     }
 
     fn good(&mut self, key: &Key) {

@@ -7,14 +7,24 @@ use crate::intent::slice::SliceKey;
 
 /// Drives the services controller for ever.
 pub(crate) async fn run_services(mut controller: services::Controller) {
-    let mut services = controller.services.reader();
-    let mut slices = controller.slices.reader();
+    let services::Inputs { services, slices, offers, clusters, health } = controller.inputs.clone();
+    let (mut services, mut slices) = (services.reader(), slices.reader());
+    let (mut offers, mut clusters, mut health) = (offers.reader(), clusters.reader(), health.reader());
     loop {
-        let keys = controller.keys(services.changes(), slices.changes());
-        controller.update(&keys);
+        let keys = controller.keys(services::Changed {
+            services: services.changes(),
+            slices: slices.changes(),
+            offers: offers.changes(),
+            clusters: clusters.changes(),
+            health: health.changes(),
+        });
+        controller.update(keys);
         tokio::select! {
             () = services.changed() => {}
             () = slices.changed() => {}
+            () = offers.changed() => {}
+            () = clusters.changed() => {}
+            () = health.changed() => {}
         }
     }
 }

@@ -184,6 +184,7 @@ mod tests {
                 ..LbService::default()
             },
             local_ready: true,
+            remote: None,
             seen: None,
         }
     }

@@ -11,3 +11,4 @@ pub(crate) mod kube_api;
 pub(crate) mod netlink;
 pub(crate) mod node;
 pub(crate) mod pod;
+pub(crate) mod probe;

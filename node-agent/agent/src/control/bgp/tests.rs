@@ -251,6 +251,8 @@ mod served {
             ports: ports.iter().map(|p| Port { name: "".into(), port: *p, proto: Proto::Tcp }).collect(),
             external_local,
             internal_local: false,
+            global: None,
+            warning: None,
         }
     }
 
@@ -263,6 +265,7 @@ mod served {
             kind: AddressKind::LoadBalancer,
             lb: LbService { backends: list.collect(), external: true, ..LbService::default() },
             local_ready: backends.contains('l'),
+            remote: None,
             seen: None,
         }))
     }
