@@ -72,10 +72,8 @@ fn bgp(plan: &Plan, tor: &TorPlan) -> String {
              bgp listen range {range} peer-group NODES-{group}\n"
         );
     }
-    let links: Vec<(&LinkEnd, u32)> = plan
-        .links_of(&tor.name)
-        .filter_map(|(_, other)| Some((other, plan.tor(&other.tor)?.asn)))
-        .collect();
+    let links: Vec<(&LinkEnd, u32)> =
+        plan.links_of(&tor.name).filter_map(|(_, other)| Some((other, plan.tor(&other.tor)?.asn))).collect();
     for (other, asn) in &links {
         for peer in [other.v4.addr().to_string(), other.v6.addr().to_string()] {
             let _ = write!(

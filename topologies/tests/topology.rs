@@ -166,9 +166,18 @@ fn errors_of_clusters_that_meet() {
     for (from, to, wanted) in [
         ("b = \"tor3\"", "b = \"tor9\"", ": link.b: no ToR is named \"tor9\"; did you mean \"tor"),
         ("b = \"tor3\"", "b = \"tor1\"", ": link.b: both ends are \"tor1\"; name another"),
-        ("a = \"tor1\"\nb = \"tor4\"", "a = \"tor3\"\nb = \"tor1\"", ": link.b: \"tor3\" and \"tor1\" have a link already; remove"),
-        ("mesh = \"cached\"", "mesh = \"catched\"", ": cluster.mesh: \"catched\" is no way to take part in a mesh; use"),
+        (
+            "a = \"tor1\"\nb = \"tor4\"",
+            "a = \"tor3\"\nb = \"tor1\"",
+            ": link.b: \"tor3\" and \"tor1\" have a link already; remove",
+        ),
+        (
+            "mesh = \"cached\"",
+            "mesh = \"catched\"",
+            ": cluster.mesh: \"catched\" is no way to take part in a mesh; use",
+        ),
         ("id = 1", "id = 0", ": cluster.mesh: cluster id 0 is a cluster outside any mesh; give"),
+        ("mesh = \"cached\"", "mesh = \"direct\"", ": cluster.mesh: cluster east does it in another way; clusters"),
         ("id = 2", "id = 1", ": cluster.id: 1 is already the id of cluster east; clusters"),
     ] {
         let text = good.replacen(from, to, 1);
@@ -189,10 +198,10 @@ fn nodes_join_the_cluster_that_is_named() {
     assert_eq!(error, "no cluster is named \"wets\"; the clusters are: east, west");
     let plan = Plan::new(&topology).unwrap();
     assert_eq!(plan.host("x1").unwrap().loopback.v4.to_string(), "10.0.1.13");
-    assert_eq!(plan.links_of("tor3").map(|(own, other)| format!("{} {}", own.v4, other.tor)).collect::<Vec<_>>(), [
-        "172.18.1.2/30 tor1",
-        "172.18.3.2/30 tor2"
-    ]);
+    assert_eq!(
+        plan.links_of("tor3").map(|(own, other)| format!("{} {}", own.v4, other.tor)).collect::<Vec<_>>(),
+        ["172.18.1.2/30 tor1", "172.18.3.2/30 tor2"]
+    );
 }
 
 #[test]

@@ -56,7 +56,8 @@ struct Place {
 /// A host, a ToR or a pod.
 fn find(lab: &Lab, state: &LabState, name: &str) -> Result<Place> {
     let hosts = &state.topology.hosts;
-    let cluster_of = |name: &str| hosts.iter().find(|host| host.name == name).and_then(|host| host.cluster().map(str::to_owned));
+    let cluster_of =
+        |name: &str| hosts.iter().find(|host| host.name == name).and_then(|host| host.cluster().map(str::to_owned));
     let known: Vec<&str> =
         hosts.iter().map(|host| &*host.name).chain(state.topology.tors.iter().map(|tor| &*tor.name)).collect();
     if known.contains(&name) {

@@ -102,7 +102,9 @@ pub(crate) fn heal(lab: &str, pair: Option<(&str, &str)>) -> Result<()> {
     let mut all = read(&lab)?;
     let Some((a, b)) = pair else { return enforce(&lab, &plan, &[]) };
     let before = all.len();
-    all.retain(|loss| (loss.from.as_str(), loss.to.as_str()) != (a, b) && (loss.to.as_str(), loss.from.as_str()) != (a, b));
+    all.retain(|loss| {
+        (loss.from.as_str(), loss.to.as_str()) != (a, b) && (loss.to.as_str(), loss.from.as_str()) != (a, b)
+    });
     if all.len() == before {
         bail!("lab {} has no partition between {a} and {b}; heal without --from and --to ends all", lab.name);
     }
@@ -152,7 +154,9 @@ fn file(lab: &Lab) -> PathBuf {
 fn read(lab: &Lab) -> Result<Vec<Loss>> {
     let path = file(lab);
     match std::fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} is not what a lab writes", path.display())),
+        Ok(text) => {
+            serde_json::from_slice(&text).with_context(|| format!("{} is not what a lab writes", path.display()))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
@@ -184,7 +188,8 @@ fn rules(losses: &[Loss]) -> String {
             };
             let (sources, targets) = (list(&loss.sources), list(&loss.targets));
             if !sources.is_empty() && !targets.is_empty() {
-                let _ = writeln!(text, "    {family} saddr {{ {sources} }} {family} daddr {{ {targets} }} counter drop");
+                let _ =
+                    writeln!(text, "    {family} saddr {{ {sources} }} {family} daddr {{ {targets} }} counter drop");
             }
         }
     }

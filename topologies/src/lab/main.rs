@@ -96,12 +96,7 @@ enum Command {
     /// Lets a paused process go on (SIGCONT)
     Resume { name: String, process: String },
     /// Cuts or mends the link between two ToRs, or the cable between a host and a ToR
-    Link {
-        name: String,
-        state: fault::LinkState,
-        a: String,
-        b: String,
-    },
+    Link { name: String, state: fault::LinkState, a: String, b: String },
     /// Loses all traffic between two hosts or clusters
     Partition {
         name: String,

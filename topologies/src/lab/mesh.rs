@@ -4,17 +4,19 @@
 //! Certificates and configuration are made by `causeway clustermesh`, as a person would make them.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::json;
 use topology::plan::{HostPlan, Plan};
 use topology::spec::{Cluster, Mesh};
 
 use crate::cluster::{path, spec};
 use crate::down;
+use crate::kubernetes::Kubernetes;
 use crate::netns;
 use crate::process::{self, Record};
 use crate::progress::wait_for;
@@ -67,7 +69,13 @@ pub(crate) fn agent_config(lab: &Lab, node: &HostPlan) -> PathBuf {
 }
 
 /// Makes this cluster's Secrets, and starts everything on its control plane.
-pub(crate) fn start(lab: &Lab, state: &LabState, plan: &Plan, cluster: &Cluster) -> Result<Vec<Record>> {
+pub(crate) fn start(
+    lab: &Lab,
+    state: &LabState,
+    plan: &Plan,
+    cluster: &Cluster,
+    api: &Kubernetes,
+) -> Result<Vec<Record>> {
     let plane = plan.control_plane(&cluster.name).context("a cluster has a control plane")?;
     let files = Files::of(lab, plane);
     fs::create_dir_all(&files.root).with_context(|| format!("cannot make {}", files.root.display()))?;
@@ -76,7 +84,7 @@ pub(crate) fn start(lab: &Lab, state: &LabState, plan: &Plan, cluster: &Cluster)
         files.certificate("admin").display()
     );
     write_whole(&files.etcd_config, config.as_bytes(), 0o600)?;
-    enable(lab, &state.programs, plane, cluster)?;
+    enable(lab, &state.programs, plane, cluster, api)?;
     let mut records = vec![start_projector(lab, &state.programs, plane, cluster)?];
     let needed = files.certificate("admin").join("tls.key");
     wait_for("the mesh's certificates", START_LIMIT, || {
@@ -98,37 +106,21 @@ pub(crate) fn start_agent_projector(
     node: &HostPlan,
     cluster: &Cluster,
 ) -> Result<Record> {
-    let volumes = [("cilium-clustermesh", String::new())]
-        .into_iter()
-        .chain([client_files("remote", "common"), client_files("local", "local")])
-        .map(|(secret, items)| volume(&agent_config(lab, node), secret, &items));
-    projector(lab, programs, node, cluster, volumes.collect(), None)
-}
-
-/// A client certificate under the names that configuration files use for it.
-fn client_files(what: &'static str, prefix: &str) -> (&'static str, String) {
-    let secret = match what {
-        "local" => "clustermesh-apiserver-local-cert",
-        _ => "clustermesh-apiserver-remote-cert",
-    };
-    let item = |key: &str, file: &str| format!("{key}>{prefix}-etcd-client{file}");
-    (secret, [item("ca.crt", "-ca.crt"), item("tls.crt", ".crt"), item("tls.key", ".key")].join(","))
+    let volumes = vec![volume(&agent_config(lab, node), "cilium-clustermesh")];
+    projector(lab, programs, node, cluster, volumes, None)
 }
 
 fn start_projector(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &Cluster) -> Result<Record> {
     let files = Files::of(lab, plane);
     let mut volumes: Vec<String> = ["server", "admin", "remote", "local"]
-        .map(|what| volume(&files.certificate(what), &format!("clustermesh-apiserver-{what}-cert"), ""))
+        .map(|what| volume(&files.certificate(what), &format!("clustermesh-apiserver-{what}-cert")))
         .into();
-    let (common, items) = client_files("remote", "common");
-    volumes.push(volume(&files.remotes, "cilium-kvstoremesh", ""));
-    volumes.push(volume(&files.remotes, common, &items));
+    volumes.push(volume(&files.remotes, "cilium-kvstoremesh"));
     projector(lab, programs, plane, cluster, volumes, Some(&files.ready))
 }
 
-fn volume(dir: &Path, secret: &str, items: &str) -> String {
-    let items = if items.is_empty() { String::new() } else { format!(":{items}") };
-    format!("{}={secret}{items}", dir.display())
+fn volume(dir: &Path, secret: &str) -> String {
+    format!("{}={secret}", dir.display())
 }
 
 fn projector(
@@ -154,18 +146,17 @@ fn addresses(plane: &HostPlan) -> [IpAddr; 2] {
 }
 
 fn https(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => format!("https://{address}:{ETCD_PORT}"),
-        IpAddr::V6(address) => format!("https://[{address}]:{ETCD_PORT}"),
-    }
+    format!("https://{}", SocketAddr::new(address, ETCD_PORT))
 }
 
 /// etcd, the apiserver and, where wanted, the cache.
 fn servers(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &Cluster) -> Vec<process::Spec> {
     let files = Files::of(lab, plane);
     let named = |what: &str, argv: Vec<String>| spec(lab, &format!("{what}-{}", plane.name), Some(plane), argv);
-    let mut specs =
-        vec![named("etcd", etcd(programs, plane, &files)), named("mesh-apiserver", apiserver(lab, programs, cluster, &files))];
+    let mut specs = vec![
+        named("etcd", etcd(programs, plane, &files)),
+        named("mesh-apiserver", apiserver(lab, programs, cluster, &files)),
+    ];
     if cluster.mesh == Mesh::Cached {
         specs.push(named("kvstoremesh", kvstoremesh(programs, cluster, &files)));
     }
@@ -205,14 +196,14 @@ fn identity(programs: &Programs, role: &str, cluster: &Cluster, files: &Files) -
 fn apiserver(lab: &Lab, programs: &Programs, cluster: &Cluster, files: &Files) -> Vec<String> {
     let mut argv = identity(programs, "clustermesh", cluster, files);
     argv.push(format!("--k8s-kubeconfig-path={}", lab.kubeconfig(&cluster.name, "agent").display()));
-    argv.extend(["--health-port=9880".into(), "--prometheus-serve-addr=0.0.0.0:9962".into()]);
+    argv.extend(["--health-port=9880".into(), "--prometheus-serve-addr=:9962".into()]);
     argv
 }
 
 fn kvstoremesh(programs: &Programs, cluster: &Cluster, files: &Files) -> Vec<String> {
     let mut argv = identity(programs, "kvstoremesh", cluster, files);
     argv.push(format!("--clustermesh-config={}", files.remotes.display()));
-    argv.extend(["--health-port=9881".into(), "--prometheus-serve-addr=0.0.0.0:9964".into()]);
+    argv.extend(["--health-port=9881".into(), "--prometheus-serve-addr=:9964".into()]);
     argv
 }
 
@@ -251,24 +242,49 @@ pub(crate) fn start_fresh(lab: &Lab, name: &str) -> Result<()> {
 }
 
 /// `causeway clustermesh enable`: authority and certificates.
-fn enable(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &Cluster) -> Result<()> {
+fn enable(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &Cluster, api: &Kubernetes) -> Result<()> {
+    // Where an installation says which cluster it is.
+    api.apply_own(json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cilium-config", "namespace": "kube-system"},
+        "data": {"cluster-name": cluster.name, "cluster-id": cluster.id.to_string()},
+    }))
+    .context("cannot make the ConfigMap cilium-config")?;
+    let kubeconfig = format!("--kubeconfig={}", lab.outer_kubeconfig(&cluster.name).display());
+    let argv = ["clustermesh", "enable", "--secrets-only", &kubeconfig].map(String::from);
+    let argv: Vec<String> = [path(&programs.ctl)].into_iter().chain(argv).collect();
+    run_to_end(&argv, &lab.logs().join(format!("clustermesh-enable-{}.log", plane.name)))
+}
+
+/// `causeway clustermesh connect`, for every pair of clusters in the mesh. Needs the kubeconfig of all of them.
+pub(crate) fn connect(lab: &Lab, state: &LabState, plan: &Plan) -> Result<()> {
+    let meshed: Vec<&Cluster> = plan.clusters.iter().filter(|cluster| cluster.mesh != Mesh::None).collect();
+    for (index, here) in meshed.iter().enumerate() {
+        for there in &meshed[index + 1..] {
+            connect_pair(lab, &state.programs, plan, here, there)?;
+        }
+    }
+    Ok(())
+}
+
+fn connect_pair(lab: &Lab, programs: &Programs, plan: &Plan, here: &Cluster, there: &Cluster) -> Result<()> {
+    let endpoints = |flag: &str, cluster: &Cluster| {
+        let plane = plan.control_plane(&cluster.name);
+        let addresses = plane.into_iter().flat_map(addresses);
+        addresses.map(|address| format!("--{flag}={}", SocketAddr::new(address, ETCD_PORT))).collect::<Vec<_>>()
+    };
+    let mode = if here.mesh == Mesh::Cached { "cached" } else { "direct" };
     let mut argv = vec![
         path(&programs.ctl),
         "clustermesh".into(),
-        "enable".into(),
-        "--secrets-only".into(),
-        format!("--kubeconfig={}", lab.outer_kubeconfig(&cluster.name).display()),
-        format!("--cluster-name={}", cluster.name),
-        format!("--cluster-id={}", cluster.id),
+        "connect".into(),
+        format!("--kubeconfig={}", lab.dir.join("kubeconfig").display()),
+        format!("--context={}", here.name),
+        format!("--destination-context={}", there.name),
+        format!("--mode={mode}"),
     ];
-    argv.extend(addresses(plane).map(|address| format!("--address={address}")));
-    run_to_end(&argv, &lab.logs().join(format!("enable-{}.log", plane.name)))
-}
-
-/// `causeway clustermesh connect`, for every pair of clusters in the mesh.
-pub(crate) fn connect(lab: &Lab, state: &LabState, plan: &Plan) -> Result<()> {
-    let _ = (lab, state, plan);
-    Ok(())
+    argv.extend(endpoints("endpoint", there));
+    argv.extend(endpoints("source-endpoint", here));
+    run_to_end(&argv, &lab.logs().join(format!("clustermesh-connect-{}-{}.log", here.name, there.name)))
 }
 
 /// Runs a command whose output goes to a log; the end of it is the error's text.

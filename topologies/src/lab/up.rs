@@ -163,13 +163,7 @@ fn bring_up(lab: &Lab, state: &LabState, plan: &Plan, options: &Options, progres
 }
 
 /// API server, then everything that speaks to it.
-fn start_cluster(
-    lab: &Lab,
-    state: &LabState,
-    plan: &Plan,
-    cluster: &Cluster,
-    progress: Progress,
-) -> Result<()> {
+fn start_cluster(lab: &Lab, state: &LabState, plan: &Plan, cluster: &Cluster, progress: Progress) -> Result<()> {
     let plane = plan.control_plane(&cluster.name).context("a cluster has a control plane")?;
     let (_, api) = cluster::start_api(lab, &state.programs, plane, cluster)?;
     progress.say(format!("cluster {}: the API is ready", cluster.name));
@@ -179,7 +173,7 @@ fn start_cluster(
     each(plan.nodes(&cluster.name).map(|node| move || cluster::start_node(lab, state, plan, node).map(drop)))?;
     cluster::start_dns(lab, &state.programs, plane, cluster, &api)?;
     if state.mesh && cluster.mesh != Mesh::None {
-        mesh::start(lab, state, plan, cluster)?;
+        mesh::start(lab, state, plan, cluster, &api)?;
         progress.say(format!("cluster {}: etcd and clustermesh-apiserver run", cluster.name));
     }
     Ok(())

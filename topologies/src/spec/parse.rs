@@ -9,7 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Cluster, Host, Link, MAX_NAME, MAX_TOPOLOGY_NAME, Mesh, ParseError, Ranges, Role, Software, Topology, Tor, check_name,
+    Cluster, Host, Link, MAX_NAME, MAX_TOPOLOGY_NAME, Mesh, ParseError, Ranges, Role, Software, Topology, Tor,
+    check_name,
 };
 use crate::nearest::nearest;
 
@@ -19,7 +20,7 @@ pub(super) fn topology(file: &str, text: &str) -> Result<Topology, ParseError> {
     let name = at.name("name", &raw.name, MAX_TOPOLOGY_NAME)?;
     let mut seen = BTreeSet::new();
     let clusters = raw.cluster.iter().map(|raw| at.cluster(raw, &mut seen)).collect::<Result<Vec<_>, _>>()?;
-    at.distinct_ids(&raw.cluster, &clusters)?;
+    at.fit_for_mesh(&raw.cluster, &clusters)?;
     let tors = raw.tor.iter().map(|raw| at.tor(raw, &mut seen)).collect::<Result<Vec<_>, _>>()?;
     let mut links = Vec::new();
     for raw in &raw.link {
@@ -189,14 +190,22 @@ impl Place<'_> {
         Ok(mesh)
     }
 
-    /// Clusters that meet need ids of their own.
-    fn distinct_ids(&self, raw: &[RawCluster], clusters: &[Cluster]) -> Result<(), ParseError> {
+    /// Clusters that meet need ids of their own, and read each other in one way.
+    fn fit_for_mesh(&self, raw: &[RawCluster], clusters: &[Cluster]) -> Result<(), ParseError> {
         for (index, (raw, cluster)) in raw.iter().zip(clusters).enumerate() {
-            let mut before = clusters[..index].iter().filter(|other| other.mesh != Mesh::None);
-            if let Some(twin) = before.find(|other| cluster.mesh != Mesh::None && other.id == cluster.id) {
-                let problem = format!("{} is already the id of cluster {}", cluster.id, twin.name);
-                let remedy = "clusters of one mesh have ids of their own";
-                return Err(self.error(raw.id.span().start, "cluster.id", problem, remedy));
+            let meets = |other: &&Cluster| cluster.mesh != Mesh::None && other.mesh != Mesh::None;
+            for other in clusters[..index].iter().filter(meets) {
+                if other.id == cluster.id {
+                    let problem = format!("{} is already the id of cluster {}", cluster.id, other.name);
+                    let remedy = "clusters of one mesh have ids of their own";
+                    return Err(self.error(raw.id.span().start, "cluster.id", problem, remedy));
+                }
+                if other.mesh != cluster.mesh {
+                    let problem = format!("cluster {} does it in another way", other.name);
+                    let remedy = "clusters of one mesh are all \"cached\" or all \"direct\"";
+                    let at = raw.mesh.as_ref().map_or(raw.name.span().start, |word| word.span().start);
+                    return Err(self.error(at, "cluster.mesh", problem, remedy));
+                }
             }
         }
         Ok(())
@@ -346,4 +355,3 @@ impl Place<'_> {
         Ok(Ranges { v4, v6 })
     }
 }
-

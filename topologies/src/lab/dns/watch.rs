@@ -158,17 +158,16 @@ fn service(object: &ServiceObject) -> Service {
 
 fn slice(object: &EndpointSlice) -> Slice {
     let label = |name: &str| object.metadata.labels.as_ref().and_then(|labels| labels.get(name)).cloned();
-    let ready = object.endpoints.iter().flatten().filter(|endpoint| {
-        endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
-    });
+    let ready = object
+        .endpoints
+        .iter()
+        .flatten()
+        .filter(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true));
     Slice {
         service: label(SERVICE_LABEL),
         imported: label(IMPORTED_LABEL).zip(Some(label(CLUSTER_LABEL).unwrap_or_default())),
         endpoints: ready
-            .map(|endpoint| Endpoint {
-                hostname: endpoint.hostname.clone(),
-                addresses: addresses(&endpoint.addresses),
-            })
+            .map(|endpoint| Endpoint { hostname: endpoint.hostname.clone(), addresses: addresses(&endpoint.addresses) })
             .collect(),
         ports: object
             .ports

@@ -233,7 +233,8 @@ impl Zone {
         let mut servers = Vec::new();
         for slice in self.slices(domain, namespace, name) {
             let Some(here) = slice.ports.iter().find(fits) else { continue };
-            let cluster = slice.imported.iter().filter(|_| domain == Domain::Set).map(|(_, cluster)| format!("{cluster}."));
+            let cluster =
+                slice.imported.iter().filter(|_| domain == Domain::Set).map(|(_, cluster)| format!("{cluster}."));
             let middle = cluster.collect::<String>();
             for endpoint in &slice.endpoints {
                 for label in labels(endpoint) {
@@ -300,24 +301,33 @@ mod tests {
             (key("away"), Service { external_name: Some("www.example.com".into()), ..Service::default() }),
         ];
         let slices = [
-            (key("pods-1"), Slice {
-                service: Some("pods".into()),
-                endpoints: vec![endpoint(Some("first"), "10.1.1.1"), endpoint(None, "10.1.1.2")],
-                ports: vec![port("http", 8080)],
-                ..Slice::default()
-            }),
-            (key("pods-2"), Slice {
-                service: Some("pods".into()),
-                endpoints: vec![endpoint(None, "fd00:1::2")],
-                ports: vec![port("http", 8080)],
-                ..Slice::default()
-            }),
-            (key("far-1"), Slice {
-                imported: Some(("far".into(), "west".into())),
-                endpoints: vec![endpoint(Some("first"), "10.2.1.1")],
-                ports: vec![port("http", 8080)],
-                ..Slice::default()
-            }),
+            (
+                key("pods-1"),
+                Slice {
+                    service: Some("pods".into()),
+                    endpoints: vec![endpoint(Some("first"), "10.1.1.1"), endpoint(None, "10.1.1.2")],
+                    ports: vec![port("http", 8080)],
+                    ..Slice::default()
+                },
+            ),
+            (
+                key("pods-2"),
+                Slice {
+                    service: Some("pods".into()),
+                    endpoints: vec![endpoint(None, "fd00:1::2")],
+                    ports: vec![port("http", 8080)],
+                    ..Slice::default()
+                },
+            ),
+            (
+                key("far-1"),
+                Slice {
+                    imported: Some(("far".into(), "west".into())),
+                    endpoints: vec![endpoint(Some("first"), "10.2.1.1")],
+                    ports: vec![port("http", 8080)],
+                    ..Slice::default()
+                },
+            ),
         ];
         let imports = [
             (key("web"), Import { ips: ips(&["10.96.0.9"]), headless: false, ports: vec![port("http", 80)] }),
@@ -363,8 +373,11 @@ mod tests {
             ("first.pods.shop.svc.cluster.local", V6, "no data"),
             ("10-1-1-2.pods.shop.svc.cluster.local", V4, "10.1.1.2"),
             ("10-1-1-1.pods.shop.svc.cluster.local", V4, "no such name"),
-            ("_http._tcp.pods.shop.svc.cluster.local", Srv,
-                "first.pods.shop.svc.cluster.local:8080 10-1-1-2.pods.shop.svc.cluster.local:8080 fd00-1--2.pods.shop.svc.cluster.local:8080"),
+            (
+                "_http._tcp.pods.shop.svc.cluster.local",
+                Srv,
+                "first.pods.shop.svc.cluster.local:8080 10-1-1-2.pods.shop.svc.cluster.local:8080 fd00-1--2.pods.shop.svc.cluster.local:8080",
+            ),
             ("nobody.shop.svc.cluster.local", V4, "no data"),
             ("away.shop.svc.cluster.local", V6, "-> www.example.com"),
             ("none.shop.svc.cluster.local", V4, "no such name"),

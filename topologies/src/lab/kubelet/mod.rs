@@ -88,10 +88,7 @@ impl Kubelet {
     }
 
     fn dns(&self) -> resolver::ClusterDns {
-        resolver::ClusterDns {
-            servers: self.options.cluster_dns.clone(),
-            domain: self.options.cluster_domain.clone(),
-        }
+        resolver::ClusterDns { servers: self.options.cluster_dns.clone(), domain: self.options.cluster_domain.clone() }
     }
 }
 

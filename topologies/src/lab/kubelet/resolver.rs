@@ -20,13 +20,14 @@ pub(crate) struct ClusterDns {
 pub(crate) fn resolv_conf(pod: &Pod, cluster: &ClusterDns) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let on_host = spec.host_network.unwrap_or(false);
-    let (mut servers, mut searches, mut options): (Vec<String>, Vec<String>, Vec<String>) = match spec.dns_policy.as_deref() {
-        Some("None") => Default::default(),
-        Some("Default") => return None,
-        Some("ClusterFirstWithHostNet") => cluster_first(pod, cluster)?,
-        _ if on_host => return None,
-        _ => cluster_first(pod, cluster)?,
-    };
+    let (mut servers, mut searches, mut options): (Vec<String>, Vec<String>, Vec<String>) =
+        match spec.dns_policy.as_deref() {
+            Some("None") => Default::default(),
+            Some("Default") => return None,
+            Some("ClusterFirstWithHostNet") => cluster_first(pod, cluster)?,
+            _ if on_host => return None,
+            _ => cluster_first(pod, cluster)?,
+        };
     if let Some(more) = &spec.dns_config {
         servers.extend(more.nameservers.iter().flatten().cloned());
         searches.extend(more.searches.iter().flatten().cloned());
@@ -95,8 +96,7 @@ mod tests {
         ] {
             let mut spec = spec;
             spec["containers"] = json!([]);
-            let pod: Pod =
-                serde_json::from_value(json!({"metadata": {"namespace": "shop"}, "spec": spec})).unwrap();
+            let pod: Pod = serde_json::from_value(json!({"metadata": {"namespace": "shop"}, "spec": spec})).unwrap();
             assert_eq!(resolv_conf(&pod, &cluster).as_deref(), wanted, "{pod:?}");
         }
         assert_eq!(resolv_conf(&Pod::default(), &cluster), None);
