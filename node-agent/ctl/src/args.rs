@@ -8,6 +8,8 @@ use causeway_api::DEFAULT_SOCKET;
 use causeway_api::bgp::{Family, RouteTable};
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::clustermesh;
+
 /// Shows what a node's agent does.
 ///
 /// Exit codes: 0 ok; 1 not healthy, or not found; 2 wrong usage; 3 the agent cannot be reached.
@@ -134,6 +136,12 @@ pub(crate) enum Clustermesh {
         #[arg(long, value_parser = duration, default_value = "1m")]
         wait_duration: Duration,
     },
+    /// Make this cluster's CA and certificates, and install its clustermesh-apiserver.
+    Enable(Box<clustermesh::Enable>),
+    /// Let two clusters know each other.
+    Connect(Box<clustermesh::Connect>),
+    /// Let two clusters forget each other; this one alone if the other does not answer.
+    Disconnect(Box<clustermesh::Disconnect>),
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

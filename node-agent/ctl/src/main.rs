@@ -1,8 +1,10 @@
-//! `causeway`: shows what a node's agent does. A thin client of the agent's admin socket; it decides nothing.
+//! `causeway`: shows what a node's agent does. A thin client of the agent's admin socket; it decides nothing. Only
+//! `clustermesh enable|connect|disconnect` talk to Kubernetes instead.
 //!
 //! Exit codes: 0 ok; 1 not healthy, or not found; 2 wrong usage; 3 the agent cannot be reached.
 
 mod args;
+mod clustermesh;
 mod mesh;
 mod show;
 mod table;
@@ -43,6 +45,8 @@ enum Failure {
     Agent(#[from] ClientError),
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
+    #[error(transparent)]
+    Mesh(#[from] clustermesh::Trouble),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Failure::NotOk => ExitCode::from(NOT_OK),
         // Whoever reads our output has seen enough: `causeway flows | head`.
         Failure::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Failure::Mesh(trouble) => complain(&trouble.to_string(), NOT_OK),
         Failure::Print(error) => complain(&format!("cannot print: {error}"), NOT_OK),
         Failure::Agent(error) => {
             let exit = match &error {
@@ -102,6 +107,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Clustermesh { command: Clustermesh::Status { wait, wait_duration } } => {
             mesh::status(&client, out, wait.then_some(*wait_duration))
         }
+        Command::Clustermesh { command: Clustermesh::Enable(flags) } => clustermesh::enable(flags, out),
+        Command::Clustermesh { command: Clustermesh::Connect(flags) } => clustermesh::connect(flags, out),
+        Command::Clustermesh { command: Clustermesh::Disconnect(flags) } => clustermesh::disconnect(flags, out),
         Command::Drops { all } => {
             let all = *all || out.is_json();
             print(&client, api::Drops, &NoParams {}, out, move |r| show::counts(r, all))
