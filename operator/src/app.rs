@@ -5,6 +5,7 @@
 //! one begins when we lead again.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -18,12 +19,17 @@ use crate::config::Flags;
 use crate::controller::{Controller, Settings};
 use crate::crd;
 use crate::leader::{self, Leadership, Timing};
+use crate::mesh::{self, Remotes};
 use crate::telemetry::Telemetry;
 
 /// Nothing works without the definitions, and a server that refuses them needs a person; so this need not be short.
 const REGISTER_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-pub(crate) async fn run(flags: Flags) -> anyhow::Result<()> {
+/// The whole program, until it is told to stop.
+///
+/// # Errors
+/// Flags that contradict each other, no API server, or a port that is taken.
+pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let settings = flags.settings()?;
     let timing = flags.timing()?;
     let client = client(&flags).await?;
@@ -69,13 +75,39 @@ async fn act(
 }
 
 async fn lead_once(flags: &Flags, settings: Settings, client: Client, telemetry: Telemetry) {
+    let reading = settings.mesh.as_ref().and_then(|_| flags.mesh().ok().flatten()).map(|mesh| mesh.reading);
+    let remotes = Remotes::new(Arc::new(reading.as_ref().map(|reading| reading.settings.clone()).unwrap_or_default()));
+    let read = async {
+        match reading {
+            Some(reading) => mesh::read(&remotes, reading).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = act_once(flags, settings, client, telemetry, remotes.clone()) => {}
+        _ = read => {}
+    }
+}
+
+/// What a leader does, with other clusters as `remotes` tells of them. For tests that stand in for these: the program
+/// reads them itself.
+///
+/// # Errors
+/// Flags that contradict each other. Otherwise it goes on until it is dropped.
+pub async fn operate(flags: &Flags, client: Client, remotes: Remotes) -> anyhow::Result<()> {
+    act_once(flags, flags.settings()?, client, Telemetry::new(), remotes).await;
+    Ok(())
+}
+
+async fn act_once(flags: &Flags, settings: Settings, client: Client, telemetry: Telemetry, remotes: Remotes) {
     if !flags.skip_crd_creation {
-        while let Err(error) = crd::register(&client).await {
+        let mcs = settings.mesh.as_ref().is_some_and(|mesh| mesh.mcs.is_some());
+        while let Err(error) = crd::register(&client, mcs).await {
             tracing::error!("{error:#}; trying again in {} s", REGISTER_AGAIN_AFTER.as_secs());
             tokio::time::sleep(REGISTER_AGAIN_AFTER).await;
         }
     }
-    Controller::new(client, settings, telemetry).run().await;
+    Controller::new(client, settings, telemetry, remotes).run().await;
 }
 
 fn elect(

@@ -4,6 +4,8 @@
 //! Writes carry the resource version that the plan was made from. A conflict is no fault: the watch will show the newer
 //! object, and the plan is made again.
 
+pub(crate) mod mesh;
+
 use causeway_k8s::condition::Condition;
 use causeway_k8s::names;
 use causeway_k8s::watch::{Key, Mirror};

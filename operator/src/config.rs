@@ -1,5 +1,7 @@
 //! Flags and their checks. Each flag can also be given as `CAUSEWAY_OPERATOR_<FLAG>` in the environment; the flag wins.
 
+mod mesh;
+
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,11 +16,15 @@ use crate::controller::Settings;
 use crate::leader::Timing;
 use crate::plan::{identity_gc, lb_service, pod_cidr};
 use crate::world::Trade;
+use mesh::MeshFlags;
 
-/// Cluster-wide duties of Causeway: LoadBalancer addresses, BGP configuration of nodes, pod CIDRs, unused identities.
+pub(crate) use mesh::Mesh;
+
+/// Cluster-wide duties of Causeway: LoadBalancer addresses, BGP configuration of nodes, pod CIDRs, unused identities, and
+/// what other clusters export.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "causeway-operator", version)]
-pub(crate) struct Flags {
+pub struct Flags {
     /// Kubeconfig file. Absent: $KUBECONFIG, ~/.kube/config, or the pod's service account.
     #[arg(long, env = "CAUSEWAY_OPERATOR_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -88,13 +94,16 @@ pub(crate) struct Flags {
     #[arg(long, env = "CAUSEWAY_OPERATOR_IDENTITY_HEARTBEAT_TIMEOUT", default_value = "30m", value_parser = duration, value_name = "TIME")]
     identity_heartbeat_timeout: Duration,
 
+    #[command(flatten)]
+    mesh: MeshFlags,
+
     /// How to write the log.
     #[arg(long, env = "CAUSEWAY_OPERATOR_LOG_FORMAT", value_enum, default_value = "text")]
-    pub(crate) log_format: LogFormat,
+    pub log_format: LogFormat,
     /// What to log: error, warn, info, debug, trace, or per module as `info,causeway_operator=debug`. The client library
     /// is silent by default, because it repeats what our own lines say.
     #[arg(long, env = "CAUSEWAY_OPERATOR_LOG", default_value = "info,kube_client=off", value_name = "FILTER")]
-    pub(crate) log: String,
+    pub log: String,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +115,7 @@ enum DefaultIpam {
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LogFormat {
+pub enum LogFormat {
     Text,
     Json,
 }
@@ -143,6 +152,9 @@ impl Flags {
         enable(self.enable_bgp_control_plane, Trade::Bgp);
         enable(self.allocate_node_cidrs, Trade::PodCidrs);
         enable(!self.identity_gc_interval.is_zero(), Trade::Identities);
+        let mesh = self.mesh()?;
+        enable(mesh.as_ref().is_some_and(|mesh| mesh.settings.mcs.is_some()), Trade::Mcs);
+        enable(mesh.as_ref().is_some_and(|mesh| mesh.settings.sync), Trade::Slices);
         let whole_seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         Ok(Settings {
             trades,
@@ -152,12 +164,19 @@ impl Flags {
                 serve_unclassed: self.default_lb_service_ipam == DefaultIpam::Lbipam,
             },
             pod_cidrs: self.pod_cidr_pools()?,
+            mesh: mesh.map(|mesh| mesh.settings),
             identity_gc: identity_gc::Settings {
+                owned: self.mesh.identities()?,
                 grace_s: whole_seconds(self.identity_heartbeat_timeout),
                 interval_s: whole_seconds(self.identity_gc_interval),
             },
             identity_gc_interval: self.identity_gc_interval,
         })
+    }
+
+    /// The mesh, if it is on.
+    pub(crate) fn mesh(&self) -> anyhow::Result<Option<Mesh>> {
+        self.mesh.mesh((self.enable_ipv4, self.enable_ipv6))
     }
 
     fn pod_cidr_pools(&self) -> anyhow::Result<pod_cidr::Pools> {
@@ -211,6 +230,8 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
 
 #[cfg(test)]
 mod tests {
+    use causeway_mesh_schema::Kind;
+
     use super::*;
 
     fn flags(line: &str) -> Result<Flags, String> {
@@ -225,7 +246,7 @@ mod tests {
         assert_eq!(flags.timing().unwrap().renew_deadline, Duration::from_secs(10));
         let settings = flags.settings().unwrap();
         assert_eq!(settings.trades, BTreeSet::from([Trade::Lb, Trade::Bgp, Trade::Identities]));
-        assert_eq!(settings.identity_gc, identity_gc::Settings { grace_s: 1800, interval_s: 900 });
+        assert_eq!(settings.identity_gc, identity_gc::Settings { owned: 256..=65_535, grace_s: 1800, interval_s: 900 });
     }
 
     #[test]
@@ -239,6 +260,42 @@ mod tests {
         assert!(settings.trades.contains(&Trade::PodCidrs));
         assert_eq!(settings.pod_cidrs.ipv6, ["fd00:1::/48".parse().unwrap()]);
         assert!(Flags::try_parse_from(["x", "--allocate-node-cidrs=false"]).is_ok());
+    }
+
+    #[test]
+    fn the_mesh_is_off_without_a_number_and_a_directory() {
+        let off = [
+            "",
+            "--cluster-name east --cluster-id 1",
+            "--cluster-name east --clustermesh-config /m --clustermesh-enable-mcs-api",
+            "--cluster-name east --cluster-id 1 --clustermesh-enable-endpoint-sync",
+            "--cluster-name east --cluster-id 1 --clustermesh-config /m",
+            "--cluster-name east --cluster-id 1 --clustermesh-config /m --clustermesh-enable-mcs-api=false",
+        ];
+        for line in off {
+            let flags = flags(line).unwrap();
+            assert!(flags.mesh().unwrap().is_none(), "{line}");
+            assert!(
+                flags.settings().unwrap().trades.is_disjoint(&BTreeSet::from([Trade::Mcs, Trade::Slices])),
+                "{line}"
+            );
+        }
+        let on = "--cluster-name east --cluster-id 3 --clustermesh-config /m --clustermesh-cache-ttl 10m";
+        let table = [
+            ("--clustermesh-enable-mcs-api", vec![Trade::Mcs], vec![Kind::ServiceExports]),
+            ("--clustermesh-enable-endpoint-sync", vec![Trade::Slices], vec![Kind::Services, Kind::EndpointSlices]),
+        ];
+        for (more, trades, kinds) in table {
+            let flags = flags(&format!("{on} {more}")).unwrap();
+            let settings = flags.settings().unwrap();
+            assert!(trades.iter().all(|trade| settings.trades.contains(trade)), "{more}");
+            assert_eq!(settings.identity_gc.owned, 196_608..=262_143);
+            let mesh = flags.mesh().unwrap().unwrap();
+            assert_eq!(mesh.reading.settings.kinds, kinds.into_iter().collect());
+            assert_eq!(mesh.reading.settings.cache_ttl, Duration::from_secs(600));
+            assert_eq!((mesh.settings.endpoints_per_slice, mesh.settings.services_at_once), (100, 5));
+            assert_eq!(mesh.settings.batch_period, Duration::from_millis(500));
+        }
     }
 
     #[test]
@@ -257,9 +314,17 @@ mod tests {
             ("--allocate-node-cidrs", "--cluster-pool-ipv4-cidr"),
             ("--allocate-node-cidrs --cluster-pool-ipv4-cidr 10.1.0.0/16 --cluster-pool-ipv4-mask-size 8", "16 to 32"),
             ("--enable-ipv4 false --enable-ipv6 false", "enable one"),
+            ("--max-connected-clusters 300", "255 or 511"),
+            ("--cluster-id 256", "1 to 255"),
+            ("--cluster-id 1 --clustermesh-config /m", "choose one"),
+            ("--cluster-id 1 --clustermesh-config /m --cluster-name East", "a-z"),
+            (
+                "--cluster-id 1 --clustermesh-config /m --cluster-name e --clustermesh-endpoints-per-slice 0",
+                "1 to 1000",
+            ),
         ];
         for (line, word) in checks {
-            let error = flags(line).unwrap().settings().unwrap_err().to_string();
+            let error = format!("{:#}", flags(line).unwrap().settings().unwrap_err());
             assert!(error.contains(word), "{line}: {error}");
         }
         let timing = flags("--leader-election-renew-deadline 15s").unwrap().timing().unwrap_err();

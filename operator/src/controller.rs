@@ -10,16 +10,22 @@ use std::time::{Duration, Instant};
 
 use causeway_k8s::Rejected;
 use causeway_k8s::condition::Timestamp;
+use causeway_k8s::watch::Key;
+use causeway_mesh_schema::Kind;
 use kube::Client;
 
 use crate::apply::{self, Outcome};
-use crate::plan::{bgp, identity_gc, lb_service, lb_status, pod_cidr};
+use crate::mesh::Remotes;
+use crate::plan::{bgp, identity_gc, lb_service, lb_status, mcs, pod_cidr, slices};
 use crate::telemetry::Telemetry;
 use crate::world::{Trade, Watches, World};
 
 /// Delay before a trade whose changes failed is run again; doubles up to the longest.
 const FIRST_RETRY_DELAY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY_DELAY: Duration = Duration::from_secs(30);
+
+/// Most Services of the mesh that are looked at in one run, so that the other trades have their turn.
+const MOST_SERVICES_AT_ONCE: usize = 1000;
 
 /// What the trades are to do.
 #[derive(Clone, Debug)]
@@ -29,6 +35,24 @@ pub(crate) struct Settings {
     pub(crate) pod_cidrs: pod_cidr::Pools,
     pub(crate) identity_gc: identity_gc::Settings,
     pub(crate) identity_gc_interval: Duration,
+    /// When it is on.
+    pub(crate) mesh: Option<MeshSettings>,
+}
+
+/// What the mesh's trades are to do.
+#[derive(Clone, Debug)]
+pub(crate) struct MeshSettings {
+    /// When the Multi-Cluster Services API is on.
+    pub(crate) mcs: Option<mcs::Settings>,
+    /// Whether remote backends are written as EndpointSlices.
+    pub(crate) sync: bool,
+    /// Namespaces that do not say take part.
+    pub(crate) namespaces_are_global: bool,
+    pub(crate) endpoints_per_slice: usize,
+    /// How long changes of remote backends are gathered.
+    pub(crate) batch_period: Duration,
+    /// Services whose slices are written at once.
+    pub(crate) services_at_once: usize,
 }
 
 pub(crate) struct Controller {
@@ -38,6 +62,7 @@ pub(crate) struct Controller {
     telemetry: Telemetry,
     memory: identity_gc::Memory,
     schedule: BTreeMap<Trade, Schedule>,
+    remotes: Remotes,
     told: BTreeMap<Trade, BTreeSet<Rejected>>,
 }
 
@@ -62,7 +87,8 @@ impl Schedule {
 }
 
 impl Controller {
-    pub(crate) fn new(client: Client, settings: Settings, telemetry: Telemetry) -> Controller {
+    /// `remotes`: what the other clusters say; nothing without a mesh.
+    pub(crate) fn new(client: Client, settings: Settings, telemetry: Telemetry, remotes: Remotes) -> Controller {
         Controller {
             client,
             settings,
@@ -70,6 +96,7 @@ impl Controller {
             telemetry,
             memory: identity_gc::Memory::default(),
             schedule: BTreeMap::new(),
+            remotes,
             told: BTreeMap::new(),
         }
     }
@@ -83,6 +110,7 @@ impl Controller {
             let due = self.schedule.values().filter_map(|schedule| schedule.at).min();
             let mut woken = tokio::select! {
                 woken = watches.next_into(&mut self.world) => woken,
+                () = self.remotes.changed() => self.mesh_changed(),
                 () = sleep_until(due) => BTreeSet::new(),
             };
             let now = Instant::now();
@@ -94,6 +122,17 @@ impl Controller {
                 }
             }
         }
+    }
+
+    /// Exports are looked at at once; backends come in numbers, so they are gathered for a while.
+    fn mesh_changed(&mut self) -> BTreeSet<Trade> {
+        let mut woken: BTreeSet<Trade> = self.world.mesh.touch(self.remotes.touched()).into_iter().collect();
+        if woken.remove(&Trade::Slices) {
+            let period = self.settings.mesh.as_ref().map_or(Duration::ZERO, |mesh| mesh.batch_period);
+            let schedule = self.schedule.entry(Trade::Slices).or_default();
+            schedule.at = schedule.at.or_else(|| Some(Instant::now() + period));
+        }
+        woken
     }
 
     async fn run_trade(&mut self, trade: Trade) {
@@ -111,6 +150,8 @@ impl Controller {
             Trade::Bgp => self.run_bgp(&mut rejected).await,
             Trade::PodCidrs => self.run_pod_cidrs(&mut rejected).await,
             Trade::Identities => self.run_identities(&mut rejected).await,
+            Trade::Mcs => self.run_mcs(&mut rejected).await,
+            Trade::Slices => self.run_slices(&mut rejected).await,
         };
         self.telemetry.ran(trade, &outcome);
         self.tell(trade, rejected);
@@ -122,6 +163,14 @@ impl Controller {
             schedule.delay = FIRST_RETRY_DELAY;
             if trade == Trade::Identities {
                 schedule.at = Some(now + self.settings.identity_gc_interval);
+            }
+            let left = match trade {
+                Trade::Mcs => !self.world.mesh.mcs.is_empty(),
+                Trade::Slices => !self.world.mesh.sync.is_empty(),
+                Trade::Lb | Trade::Bgp | Trade::PodCidrs | Trade::Identities => false,
+            };
+            if left {
+                schedule.at = Some(now);
             }
         }
     }
@@ -142,7 +191,7 @@ impl Controller {
 
     async fn run_bgp(&mut self, rejected: &mut Vec<Rejected>) -> Outcome {
         let world = &self.world;
-        let names = |keys: Vec<&causeway_k8s::watch::Key>| keys.into_iter().map(|key| key.name.clone()).collect();
+        let names = |keys: Vec<&Key>| keys.into_iter().map(|key| key.name.clone()).collect();
         let snapshot = bgp::Snapshot {
             cluster_configs: world.cluster_configs.objects(),
             peer_configs: world.peer_configs.objects(),
@@ -176,10 +225,51 @@ impl Controller {
         let used = self.world.identities_in_use();
         let identities = self.world.identities.objects();
         let now = Timestamp::now();
-        let plan = identity_gc::plan(identities, &used, &mut self.memory, self.settings.identity_gc, now);
+        let plan = identity_gc::plan(identities, &used, &mut self.memory, &self.settings.identity_gc, now);
         rejected.extend(plan.rejected.iter().cloned());
         self.telemetry.identities(&plan);
         apply::identities(&self.client, &mut self.world, plan).await
+    }
+
+    async fn run_mcs(&mut self, rejected: &mut Vec<Rejected>) -> Outcome {
+        let Some(mesh) = &self.settings.mesh else { return Outcome::default() };
+        let Some(settings) = &mesh.mcs else { return Outcome::default() };
+        let now = Timestamp::now();
+        let plans = {
+            let said = self.remotes.said();
+            rejected.extend(said.rejected(|kind| kind == Kind::ServiceExports));
+            let world = &mut self.world;
+            let keys = world.mesh.take_mcs(MOST_SERVICES_AT_ONCE, &said);
+            let plan = |key: Key| {
+                let view = world.mesh.mcs_view(&key, &world.services, &said, mesh.namespaces_are_global);
+                let plan = mcs::plan(&key, &view, settings, now);
+                (key, plan)
+            };
+            keys.into_iter().map(plan).collect()
+        };
+        let (outcome, again) = apply::mesh::exports(&self.client, &mut self.world, plans).await;
+        self.world.mesh.mcs.extend(again);
+        outcome
+    }
+
+    async fn run_slices(&mut self, rejected: &mut Vec<Rejected>) -> Outcome {
+        let Some(mesh) = &self.settings.mesh else { return Outcome::default() };
+        let plans = {
+            let said = self.remotes.said();
+            rejected.extend(said.rejected(|kind| kind != Kind::ServiceExports));
+            let world = &mut self.world;
+            let keys = world.mesh.take_sync(MOST_SERVICES_AT_ONCE, &world.services);
+            let plan = |key: Key| {
+                let view = world.mesh.sync_view(&key, &world.services, &said, mesh.namespaces_are_global);
+                let plan = slices::plan(&key, &view, mesh.endpoints_per_slice);
+                (key, plan)
+            };
+            keys.into_iter().map(plan).collect()
+        };
+        let at_once = mesh.services_at_once;
+        let (outcome, again) = apply::mesh::slices(&self.client, &mut self.world, plans, at_once).await;
+        self.world.mesh.sync.extend(again);
+        outcome
     }
 
     /// Logs what is newly rejected, and what is no longer.

@@ -14,10 +14,11 @@ use crate::apply::FIELD_MANAGER;
 /// How long the server may take to serve a kind. It takes milliseconds; a minute means that something is wrong.
 const ESTABLISHED_WITHIN: Duration = Duration::from_secs(60);
 
-/// Applies every definition (server-side apply), then waits for all.
-pub(crate) async fn register(client: &Client) -> anyhow::Result<()> {
+/// Applies every definition (server-side apply), then waits for all. `mcs`: those of the Multi-Cluster Services API too.
+pub(crate) async fn register(client: &Client, mcs: bool) -> anyhow::Result<()> {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let crds = causeway_k8s::crds();
+    let more = if mcs { causeway_k8s::mcs_crds() } else { Vec::new() };
+    let crds: Vec<CustomResourceDefinition> = causeway_k8s::crds().into_iter().chain(more).collect();
     for crd in &crds {
         let name = crd.name_any();
         let params = PatchParams::apply(FIELD_MANAGER).force();

@@ -1,16 +1,4 @@
-//! `causeway-operator`: what a cluster needs done once, not per node. One of several running operators leads and acts.
-//!
-//! Watches (`world`) -> pure planners (`plan`) -> thin appliers (`apply`), driven by `controller`.
-
-mod app;
-mod apply;
-mod config;
-mod controller;
-mod crd;
-mod leader;
-mod plan;
-mod telemetry;
-mod world;
+//! `causeway-operator`: logging, a runtime, and the operator in it.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -18,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use config::{Flags, LogFormat};
+use causeway_operator::{Flags, LogFormat};
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -37,7 +25,7 @@ fn start(flags: Flags) -> anyhow::Result<()> {
         tracing::debug!("a TLS provider was already installed");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(app::run(flags))
+    runtime.block_on(causeway_operator::run(flags))
 }
 
 fn log(flags: &Flags) -> anyhow::Result<()> {

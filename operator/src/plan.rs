@@ -6,4 +6,48 @@ pub(crate) mod identity_gc;
 pub(crate) mod lb_ipam;
 pub(crate) mod lb_service;
 pub(crate) mod lb_status;
+pub(crate) mod mcs;
 pub(crate) mod pod_cidr;
+pub(crate) mod slices;
+
+use causeway_k8s::watch::Key;
+use kube::{Resource, ResourceExt};
+
+/// A change of a whole object.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Write<K> {
+    Create(K),
+    /// In place of the version that it names.
+    Replace(K),
+    /// Of the object that was seen, not of one of the same name that came after it.
+    Delete {
+        key: Key,
+        uid: Option<String>,
+        resource_version: Option<String>,
+    },
+}
+
+impl<K: Resource> Write<K> {
+    pub(crate) fn delete(object: &K) -> Write<K> {
+        Write::Delete { key: Key::of(object), uid: object.uid(), resource_version: object.resource_version() }
+    }
+
+    /// The object that it writes.
+    #[cfg(test)]
+    pub(crate) fn object(&self) -> Option<&K> {
+        match self {
+            Write::Create(object) | Write::Replace(object) => Some(object),
+            Write::Delete { .. } => None,
+        }
+    }
+}
+
+/// Whether what is in a namespace takes part in the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Space {
+    /// It does not exist, or is going: nothing can be made in it.
+    #[default]
+    Absent,
+    Local,
+    Global,
+}

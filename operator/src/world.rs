@@ -1,16 +1,21 @@
 //! Everything that the operator watches, mirrored, and which trade each change wakes.
 
+mod mesh;
+
 use std::collections::BTreeSet;
 
 use causeway_k8s::watch::{Config, Event, Mirror, watch_lenient};
 use causeway_k8s::{
     CiliumBGPClusterConfig, CiliumBGPNodeConfig, CiliumBGPNodeConfigOverride, CiliumBGPPeerConfig,
-    CiliumEndpointOutline, CiliumIdentity, CiliumLoadBalancerIPPool, Rejected,
+    CiliumEndpointOutline, CiliumIdentity, CiliumLoadBalancerIPPool, Rejected, ServiceExport, ServiceImport,
 };
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, StreamExt};
-use k8s_openapi::api::core::v1::{Node, NodeStatus, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, NodeStatus, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
+
+pub(crate) use mesh::MeshWorld;
 
 /// A planner with its applier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,10 +24,13 @@ pub(crate) enum Trade {
     Bgp,
     PodCidrs,
     Identities,
+    Mcs,
+    Slices,
 }
 
 impl Trade {
-    pub(crate) const ALL: [Trade; 4] = [Trade::PodCidrs, Trade::Bgp, Trade::Lb, Trade::Identities];
+    pub(crate) const ALL: [Trade; 6] =
+        [Trade::PodCidrs, Trade::Bgp, Trade::Lb, Trade::Mcs, Trade::Slices, Trade::Identities];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -30,6 +38,8 @@ impl Trade {
             Trade::Bgp => "bgp",
             Trade::PodCidrs => "pod-cidrs",
             Trade::Identities => "identity-gc",
+            Trade::Mcs => "mcs-api",
+            Trade::Slices => "endpoint-slice-sync",
         }
     }
 }
@@ -45,6 +55,10 @@ pub(crate) enum Change {
     NodeConfig(Event<CiliumBGPNodeConfig>),
     Identity(Event<CiliumIdentity>),
     Endpoint(Event<CiliumEndpointOutline>),
+    Namespace(Box<Event<Namespace>>),
+    Export(Event<ServiceExport>),
+    Import(Event<ServiceImport>),
+    Slice(Box<Event<EndpointSlice>>),
 }
 
 /// All mirrors.
@@ -59,6 +73,7 @@ pub(crate) struct World {
     pub(crate) node_configs: Mirror<CiliumBGPNodeConfig>,
     pub(crate) identities: Mirror<CiliumIdentity>,
     pub(crate) endpoints: Mirror<CiliumEndpointOutline>,
+    pub(crate) mesh: MeshWorld,
 }
 
 /// The stream of all changes. Taking from it is cancel-safe.
@@ -75,8 +90,11 @@ impl Watches {
         let mut changes: SelectAll<BoxStream<'static, Change>> = SelectAll::new();
         let config = Config::default;
         let wants = |trade| trades.contains(&trade);
-        if wants(Trade::Lb) {
+        let mesh = wants(Trade::Mcs) || wants(Trade::Slices);
+        if wants(Trade::Lb) || mesh {
             changes.push(watch_lenient(client.clone(), config()).map(|event| Change::Service(Box::new(event))).boxed());
+        }
+        if wants(Trade::Lb) {
             changes.push(watch_lenient(client.clone(), config()).map(Change::Pool).boxed());
         }
         if wants(Trade::Bgp) || wants(Trade::PodCidrs) {
@@ -92,6 +110,15 @@ impl Watches {
         if wants(Trade::Identities) {
             changes.push(watch_lenient(client.clone(), config()).map(Change::Identity).boxed());
             changes.push(watch_lenient(client.clone(), config()).map(Change::Endpoint).boxed());
+        }
+        if mesh {
+            changes
+                .push(watch_lenient(client.clone(), config()).map(|event| Change::Namespace(Box::new(event))).boxed());
+            changes.push(watch_lenient(client.clone(), config()).map(|event| Change::Slice(Box::new(event))).boxed());
+        }
+        if wants(Trade::Mcs) {
+            changes.push(watch_lenient(client.clone(), config()).map(Change::Export).boxed());
+            changes.push(watch_lenient(client.clone(), config()).map(Change::Import).boxed());
         }
         Watches { changes }
     }
@@ -121,7 +148,13 @@ impl World {
             if mirror.apply(event).is_empty() && !synced { Vec::new() } else { trades.to_vec() }
         }
         match change {
-            Change::Service(event) => apply(&mut self.services, *event, &[Trade::Lb]),
+            Change::Service(event) => {
+                let synced = matches!(*event, Event::Synced);
+                let keys = self.services.apply(*event);
+                self.mesh.services(&keys, synced);
+                let woken = synced || !keys.is_empty();
+                if woken { vec![Trade::Lb, Trade::Mcs, Trade::Slices] } else { Vec::new() }
+            }
             Change::Pool(event) => apply(&mut self.pools, event, &[Trade::Lb]),
             Change::Node(event) => apply(&mut self.nodes, *event, &[Trade::Bgp, Trade::PodCidrs]),
             Change::ClusterConfig(event) => apply(&mut self.cluster_configs, event, &[Trade::Bgp]),
@@ -131,6 +164,10 @@ impl World {
             // Identities are looked at by the clock, not by the change.
             Change::Identity(event) => apply(&mut self.identities, event, &[]),
             Change::Endpoint(event) => apply(&mut self.endpoints, event, &[]),
+            Change::Namespace(event) => self.mesh.namespace(*event),
+            Change::Export(event) => self.mesh.export(event),
+            Change::Import(event) => self.mesh.import(event),
+            Change::Slice(event) => self.mesh.slice(*event),
         }
     }
 
@@ -147,6 +184,8 @@ impl World {
                     && self.node_configs.synced()
             }
             Trade::Identities => self.identities.synced() && self.endpoints.synced(),
+            Trade::Slices => self.services.synced() && self.mesh.namespaces.synced() && self.mesh.slices.synced(),
+            Trade::Mcs => self.ready(Trade::Slices) && self.mesh.exports.synced() && self.mesh.imports.synced(),
         }
     }
 
@@ -163,6 +202,8 @@ impl World {
                     .concat()
             }
             Trade::Identities => [of(&self.identities), of(&self.endpoints)].concat(),
+            Trade::Slices => [of(&self.services), of(&self.mesh.namespaces), of(&self.mesh.slices)].concat(),
+            Trade::Mcs => [of(&self.mesh.exports), of(&self.mesh.imports)].concat(),
         }
     }
 

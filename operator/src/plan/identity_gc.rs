@@ -7,6 +7,7 @@
 //! How long an identity has been unused is counted from our start, so a new leader waits a full grace period.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use causeway_k8s::condition::Timestamp;
@@ -18,8 +19,11 @@ use kube::ResourceExt;
 /// Most objects changed in one run (Cilium's rate limit is 2,500 a minute); the rest waits for the next run.
 const MOST_CHANGES: usize = 2_500;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
+    /// Numbers that are this cluster's to give. Others are from before its number in the mesh changed: they mean another
+    /// cluster's pods to the other clusters.
+    pub(crate) owned: RangeInclusive<i64>,
     /// How long an identity must be unused before it is marked.
     pub(crate) grace_s: i64,
     /// How long it must be marked before it is deleted.
@@ -65,7 +69,7 @@ pub(crate) fn plan(
     identities: &BTreeMap<Key, Arc<CiliumIdentity>>,
     used: &BTreeSet<i64>,
     memory: &mut Memory,
-    settings: Settings,
+    settings: &Settings,
     now: Timestamp,
 ) -> Plan {
     let mut plan = Plan::default();
@@ -80,6 +84,9 @@ pub(crate) fn plan(
         let resource_version = identity.resource_version();
         if used.contains(&number) {
             plan.alive += 1;
+            if !settings.owned.contains(&number) {
+                plan.rejected.push(foreign(&name, &settings.owned));
+            }
             if mark.is_some() {
                 plan.changes.push(Change::Unmark { name, resource_version });
             }
@@ -118,11 +125,22 @@ fn not_a_number(name: &str) -> Rejected {
     }
 }
 
+fn foreign(name: &str, owned: &RangeInclusive<i64>) -> Rejected {
+    Rejected {
+        kind: names::KIND_CILIUM_IDENTITY.to_owned(),
+        object: name.to_owned(),
+        field: "metadata.name".to_owned(),
+        message: format!("is in use and is none of this cluster's numbers, {} to {}", owned.start(), owned.end()),
+        remedy: "restart its pods, so that they get a number of this cluster; other clusters refuse this one"
+            .to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SETTINGS: Settings = Settings { grace_s: 1800, interval_s: 900 };
+    const SETTINGS: Settings = Settings { owned: RangeInclusive::new(256, 65_535), grace_s: 1800, interval_s: 900 };
 
     fn at(minute: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + minute * 60).unwrap()
@@ -149,7 +167,7 @@ mod tests {
 
         /// Runs at `minute` and carries the changes out; says what was done.
         fn run(&mut self, minute: i64) -> Vec<String> {
-            let plan = plan(&self.identities, &self.used, &mut self.memory, SETTINGS, at(minute));
+            let plan = plan(&self.identities, &self.used, &mut self.memory, &SETTINGS, at(minute));
             let mut done = Vec::new();
             for change in plan.changes {
                 match change {
@@ -222,8 +240,20 @@ mod tests {
     #[test]
     fn a_name_that_is_no_number_is_told_and_left() {
         let mut world = World::with(&["web"]);
-        let plan = plan(&world.identities, &world.used, &mut world.memory, SETTINGS, at(0));
+        let plan = plan(&world.identities, &world.used, &mut world.memory, &SETTINGS, at(0));
         assert_eq!(plan.rejected[0].object, "web");
         assert!(plan.changes.is_empty());
+    }
+
+    #[test]
+    fn a_number_of_another_range_is_told_while_it_is_used_and_goes_as_the_others() {
+        let mut world = World::with(&["1001", "131073"]);
+        world.used.extend([1001, 131_073]);
+        let plan = plan(&world.identities, &world.used, &mut world.memory, &SETTINGS, at(0));
+        assert_eq!(plan.rejected.iter().map(|rejected| rejected.object.as_str()).collect::<Vec<_>>(), ["131073"]);
+        assert!(plan.rejected[0].message.contains("256 to 65535"), "{}", plan.rejected[0]);
+        world.used.remove(&131_073);
+        world.run(0);
+        assert_eq!((world.run(30), world.run(45)), (vec!["mark 131073".to_owned()], vec!["delete 131073".to_owned()]));
     }
 }
