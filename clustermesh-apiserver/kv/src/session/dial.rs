@@ -24,8 +24,9 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 pub(super) struct Dialed {
     pub(super) client: Client,
     pub(super) endpoint: String,
-    /// Resolves when the connection is gone: ended by the server, broken, or silent for too long.
-    pub(super) gone: oneshot::Receiver<()>,
+    /// Resolves when the connection is gone: ended by the server or broken (with the reason), or given up because it
+    /// was silent (an error).
+    pub(super) gone: oneshot::Receiver<String>,
 }
 
 /// The first endpoint that answers, in their order. `Err`: what was wrong with each.
@@ -61,7 +62,7 @@ async fn dial_one(connect: &Connect, endpoint: &str) -> Result<Dialed, String> {
         Box::new(tcp)
     };
     let (present, gone) = oneshot::channel();
-    let client = client(connect, &uri, Wire { io, _present: present }).await?;
+    let client = client(connect, &uri, Wire { io, gone: Some(present) }).await?;
     Ok(Dialed { client, endpoint: endpoint.to_owned(), gone })
 }
 
@@ -126,25 +127,49 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A connection that says when it is dropped: its HTTP/2 driver drops it when it ended, whatever the reason.
+/// A connection that says when it is over: at its first error or its end, and when it is dropped. Its HTTP/2 driver drops
+/// it when it has ended for whatever reason.
 struct Wire {
     io: Box<dyn Stream>,
-    _present: oneshot::Sender<()>,
+    gone: Option<oneshot::Sender<String>>,
+}
+
+impl Wire {
+    fn over(&mut self, why: impl FnOnce() -> String) {
+        if let Some(gone) = self.gone.take() {
+            // Nobody listens any more: the session has been dropped.
+            let _ = gone.send(why());
+        }
+    }
+
+    fn note<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = &result {
+            self.over(|| error.to_string());
+        }
+        result
+    }
 }
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        if matches!(result, Poll::Ready(Ok(()))) && buf.remaining() > 0 && buf.filled().len() == before {
+            self.over(|| "the server ended the connection".to_owned());
+        }
+        self.note(result)
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let result = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.note(result)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let result = Pin::new(&mut self.io).poll_flush(cx);
+        self.note(result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

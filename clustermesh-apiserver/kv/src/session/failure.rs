@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 
 use crate::op::{Failure, FailureKind, Outcome};
 
-/// What begins every error that etcd itself says; others come from the connection.
+/// What is in every error that etcd itself says; others come from the connection.
 const ETCD: &str = "etcdserver: ";
 
 /// `what`: the operation and its object, for the message.
@@ -83,7 +83,8 @@ fn text_kind(message: &str) -> Option<FailureKind> {
         ("too many requests", FailureKind::Unavailable),
         ("no leader", FailureKind::Unavailable),
     ];
-    let etcd = message.starts_with(ETCD);
+    // The reason of a cancelled watch has words of gRPC before it.
+    let etcd = message.contains(ETCD);
     kinds.into_iter().find(|(text, _)| etcd && message.contains(text)).map(|(_, kind)| kind)
 }
 
@@ -123,6 +124,8 @@ mod tests {
             assert_eq!(failure.kind, kind, "{message}");
             assert_eq!(failure.message, format!("get a/1: {message}"));
         }
+        let reason = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+        assert!(matches!(cancelled("watch", reason), Outcome::Failed(failure) if failure.kind == FailureKind::Denied));
         let compacted = Status::new(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted");
         assert_eq!(outcome("list", &Error::GRpcStatus(compacted)), Outcome::Compacted { oldest: 0 });
     }

@@ -32,7 +32,7 @@ struct Closed;
 struct Connected {
     caller: Caller,
     watches: Watches,
-    gone: oneshot::Receiver<()>,
+    gone: oneshot::Receiver<String>,
     calls: FuturesUnordered<BoxFuture<'static, (Ticket, Answer)>>,
     asked: BTreeSet<Ticket>,
     /// Beyond what may be under way at the same time.
@@ -90,35 +90,36 @@ impl Task {
         for (ticket, op) in waiting {
             connected.take(ticket, op, self.connect.in_flight).await;
         }
-        let mut cause = format!("{endpoint}: the connection ended");
-        loop {
+        let cause = loop {
             tokio::select! {
                 biased;
-                _ = &mut connected.gone => break,
+                why = &mut connected.gone => {
+                    let silence = self.connect.keepalive + self.connect.keepalive_timeout;
+                    break why.unwrap_or_else(|_| format!("no sign of life for {silence:?}"));
+                }
                 command = self.commands.recv() => {
                     let (ticket, op) = command.ok_or(Closed)?;
                     connected.take(ticket, op, self.connect.in_flight).await;
                 }
                 Some((ticket, answer)) = connected.calls.next() => {
                     let reply = connected.answered(ticket, answer, self.connect.in_flight);
-                    self.deliver(reply, &mut connected.store, &mut cause).await?;
+                    self.deliver(reply, &mut connected.store).await?;
                 }
                 happening = connected.watches.next() => {
                     for reply in connected.watches.process(happening).await {
-                        self.deliver(reply, &mut connected.store, &mut cause).await?;
+                        self.deliver(reply, &mut connected.store).await?;
                     }
                 }
             }
-        }
-        tracing::debug!(%endpoint, %cause, "connection ended");
+        };
+        let cause = format!("{endpoint}: {cause}");
+        tracing::debug!(%cause, "connection ended");
         self.ended(&cause);
         self.fail(connected.tickets(), &cause).await
     }
 
-    async fn deliver(&mut self, mut reply: Reply, store: &mut u64, cause: &mut String) -> Result<(), Closed> {
+    async fn deliver(&mut self, mut reply: Reply, store: &mut u64) -> Result<(), Closed> {
         match &reply.outcome {
-            // The best word on why the connection ends, if it does.
-            Outcome::Failed(failure) if failure.kind == FailureKind::Unavailable => cause.clone_from(&failure.message),
             Outcome::Failed(_) => {}
             _ if reply.store == 0 => reply.store = *store,
             _ => {

@@ -1,7 +1,8 @@
 //! All watches of a connection, on one stream as long as etcd lets them.
 //!
 //! etcd 3.4 stops reading the requests of a stream on which it denied one, without ending it. So a stream with a denied
-//! or unanswered watch takes no new ones ([`Lane::sealed`]); what runs on it goes on.
+//! or unanswered watch takes no new ones ([`Lane::sealed`]): what runs on it goes on, what it has not confirmed moves to
+//! another. A denial does not name its watch either; confirmations come in the order of the requests.
 //!
 //! Fragments are not asked for: etcd sends all events of a revision in one message then, and the client library does
 //! not show the marks of fragments.
@@ -51,6 +52,8 @@ struct Lane {
     /// Asked for while the stream is being opened.
     waiting: VecDeque<i64>,
     watches: BTreeMap<i64, Watch>,
+    /// Sent and not confirmed, in this order.
+    unconfirmed: VecDeque<i64>,
     last_watch: i64,
     sealed: bool,
     /// Ends the stream.
@@ -134,7 +137,7 @@ impl Watches {
     pub(super) async fn process(&mut self, happening: Happening) -> Vec<Reply> {
         match happening {
             Happening::Opened(number, result) => self.opened(number, result).await,
-            Happening::Heard(number, message) => self.hear(number, message),
+            Happening::Heard(number, message) => self.hear(number, message).await,
             Happening::Late(number, id) => self.late(number, id),
         }
     }
@@ -145,6 +148,7 @@ impl Watches {
             sender: None,
             waiting: VecDeque::new(),
             watches: BTreeMap::new(),
+            unconfirmed: VecDeque::new(),
             last_watch: 0,
             sealed: false,
             abort: None,
@@ -154,7 +158,9 @@ impl Watches {
     }
 
     fn open_stream(&mut self, number: u64, first: i64) {
-        let Some(watch) = self.lanes.get(&number).and_then(|lane| lane.watches.get(&first)) else { return };
+        let Some(lane) = self.lanes.get_mut(&number) else { return };
+        lane.unconfirmed.push_back(first);
+        let Some(watch) = lane.watches.get(&first) else { return };
         let (mut client, prefix, options) = (self.client.clone(), watch.prefix.clone(), watch.options(first));
         self.opening.push(Box::pin(async move { (number, client.watch(prefix, Some(options)).await) }));
     }
@@ -178,7 +184,7 @@ impl Watches {
         Vec::new()
     }
 
-    fn hear(&mut self, number: u64, message: Option<Result<WatchResponse, Error>>) -> Vec<Reply> {
+    async fn hear(&mut self, number: u64, message: Option<Result<WatchResponse, Error>>) -> Vec<Reply> {
         let response = match message {
             Some(Ok(response)) => response,
             Some(Err(error)) => return self.end_lane(number, Some(&error)),
@@ -186,7 +192,11 @@ impl Watches {
         };
         let Some(lane) = self.lanes.get_mut(&number) else { return Vec::new() };
         let replies = lane.hear(&response);
+        let moving = if lane.sealed { lane.take_unconfirmed() } else { Vec::new() };
         self.drop_empty_sealed();
+        for Watch { ticket, prefix, revision, .. } in moving {
+            self.open(ticket, prefix, revision).await;
+        }
         replies
     }
 
@@ -228,11 +238,32 @@ impl Lane {
         if let (Some(sender), Some(watch)) = (&mut self.sender, self.watches.get(&id)) {
             // A stream that is gone says so by itself.
             let _ = sender.watch(watch.prefix.as_str(), Some(watch.options(id))).await;
+            self.unconfirmed.push_back(id);
         }
     }
 
-    fn hear(&mut self, response: &WatchResponse) -> Vec<Reply> {
+    fn take_unconfirmed(&mut self) -> Vec<Watch> {
+        let ids: Vec<_> = self.watches.iter().filter(|(_, watch)| !watch.confirmed).map(|(id, _)| *id).collect();
+        ids.iter().filter_map(|id| self.watches.remove(id)).collect()
+    }
+
+    /// Which watch is meant.
+    fn id_of(&mut self, response: &WatchResponse) -> i64 {
         let id = response.watch_id();
+        if !response.created() {
+            return id;
+        }
+        if id < 0 {
+            return self.unconfirmed.pop_front().unwrap_or(id);
+        }
+        self.unconfirmed.retain(|other| *other != id);
+        id
+    }
+
+    fn hear(&mut self, response: &WatchResponse) -> Vec<Reply> {
+        let id = self.id_of(response);
+        let denied = response.created() && response.canceled() && response.compact_revision() == 0;
+        self.sealed |= denied;
         // Unknown: it has been cancelled here, and the server has not heard of it.
         let Some(watch) = self.watches.get_mut(&id) else { return Vec::new() };
         let (ticket, store) = (watch.ticket, store_of(response.header()));
@@ -241,13 +272,11 @@ impl Lane {
         let mut replies = Vec::new();
         if response.canceled() {
             let what = watch.describe();
-            let confirmed = watch.confirmed;
             self.watches.remove(&id);
             replies.push(reply(match response.compact_revision() {
                 0 => failure::cancelled(&what, response.cancel_reason()),
                 oldest => Outcome::Compacted { oldest },
             }));
-            self.sealed |= !confirmed && response.compact_revision() == 0;
             return replies;
         }
         if response.created() && !watch.confirmed {
