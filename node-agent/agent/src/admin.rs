@@ -1,6 +1,8 @@
 //! The admin socket: newline-delimited JSON over a unix socket (see `causeway-api`). A task per connection; a request
 //! that is not understood gets an error and the connection goes on.
 
+mod families;
+mod mesh;
 mod views;
 
 use std::io;
@@ -9,11 +11,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use causeway_api::bgp::RoutesParams;
-use causeway_api::datapath::FlowsParams;
+use causeway_api::datapath::{FlowsParams, IpsParams};
+use causeway_api::mesh::MeshTraceParams;
 use causeway_api::nearest::nearest;
 use causeway_api::{self as api, ErrorBody, MAX_REQUEST_BYTES, METHODS, Method, NoParams, Request, Response, code};
 use causeway_bgp_speaker::Speaker;
 use causeway_datapath_loader::{Datapath, Frontend};
+use causeway_mesh_remote::Mesh;
 use causeway_table::{Realised, Shared};
 use ipnet::IpNet;
 use serde::Serialize;
@@ -26,10 +30,12 @@ use crate::cni::Cni;
 use crate::config::Config;
 use crate::control::bgp::Plan;
 use crate::control::ipcache::IpcacheRow;
+use crate::control::probe;
 use crate::control::services::LbRow;
+use crate::intent::mesh::intake::Intake;
 use crate::tables::Tables;
 
-pub(crate) use views::MetricsSource;
+pub(crate) use families::MetricsSource;
 
 /// Connections at a time; more wait. The CNI plugin and the CLI make one each and close it.
 const MAX_CONNECTIONS: usize = 64;
@@ -52,6 +58,11 @@ pub(crate) struct Running {
     pub(crate) ipcache_real: Shared<IpNet, Realised<IpcacheRow>>,
     pub(crate) speaker: Speaker,
     pub(crate) plan: watch::Receiver<Arc<Plan>>,
+    pub(crate) intake: Intake,
+    /// `None`: this cluster meets no others.
+    pub(crate) mesh: Option<Arc<Mesh>>,
+    /// `None`: remote backends are not probed.
+    pub(crate) probes: Option<watch::Receiver<probe::Counts>>,
 }
 
 /// Listens on `path`. A socket that nobody serves any more is replaced.
@@ -162,10 +173,16 @@ async fn answer(line: &[u8], admin: &Admin) -> Result<Value, ErrorBody> {
             params::<NoParams>(request)?;
             value(&admin.identities())
         }
-        api::IpList::NAME => {
+        api::IpList::NAME => value(&admin.ips(&params::<IpsParams>(request)?)?),
+        api::NodeList::NAME => {
             params::<NoParams>(request)?;
-            value(&admin.ips()?)
+            value(&admin.nodes())
         }
+        api::ClustermeshStatus::NAME => {
+            params::<NoParams>(request)?;
+            value(&admin.mesh_status()?)
+        }
+        api::MeshTraceRead::NAME => value(&admin.mesh_trace(&params::<MeshTraceParams>(request)?)?),
         api::Drops::NAME => {
             params::<NoParams>(request)?;
             value(&admin.counters()?)

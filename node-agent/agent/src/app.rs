@@ -21,16 +21,18 @@ use tokio::task::JoinSet;
 use crate::admin::{self, Admin, MetricsSource, Running};
 use crate::cni::Cni;
 use crate::config::Config;
-use crate::control::probe::Settings;
+use crate::control::ipcache::prefix::Prefix;
+use crate::control::probe;
 use crate::control::services::Families;
 use crate::control::{ipcache, services};
+use crate::intent::mesh::intake::Intake;
 use crate::intent::watch::{Sink, follow};
-use crate::intent::{bgp, cilium, node, pod, service, slice};
+use crate::intent::{bgp, cilium, node, own_node, pod, service, slice};
 use crate::metrics::{self, Metrics};
 use crate::node_address::{self, NodeIps};
 use crate::realize::{
-    bgp as bgp_task, bgp_saved, bgp_status, controllers, datapath, endpoints, node as node_task, pod as pods,
-    probe,
+    bgp as bgp_task, bgp_saved, bgp_status, controllers, datapath, endpoints, mesh, mesh_ips, node as node_task,
+    pod as pods, probe as prober,
 };
 use crate::tables::Tables;
 
@@ -40,6 +42,10 @@ const SNAT_PORTS: (u16, u16) = (1024, 32767);
 /// What a pod sees as the source when it reaches itself through a Service, in the discard-only block of RFC 6666: nothing
 /// else has it, and it is routed nowhere. It must not be link-local: the programs leave that scope to the stack.
 const HAIRPIN_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1));
+
+/// Rows of the ipcache: a half million remote addresses, and this cluster's own. Cilium's map has 512,000. The trie takes
+/// memory only for the rows it has.
+const IPCACHE_ENTRIES: u32 = 768_000;
 
 /// How often the uplinks are looked at again: an interface that was made anew has no program.
 const UPLINK_INTERVAL: Duration = Duration::from_secs(10);
@@ -129,6 +135,8 @@ async fn start(config: Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Speake
     stage("loading the datapath".into());
     let kernel = open_datapath(&config, &node_ips).await?;
     let adopted = !kernel.attached().context("listing attached programs")?.is_empty();
+    let left = kernel.ipcache().context("reading the ipcache map")?;
+    let intake = Intake::new(&tables, left.into_iter().map(|(net, entry)| (Prefix::from(net), entry.identity)));
     let agent = Arc::new(Agent { config: config.clone(), tables: tables.clone(), datapath: kernel, node_ips });
     attach_uplinks(&agent, &stage).await;
     tasks.spawn(keep_uplinks(agent.clone()));
@@ -140,7 +148,7 @@ async fn start(config: Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Speake
 
     // 5. Intent, control, realize.
     watch_kubernetes(&agent, &client, tasks);
-    let running = start_controllers(&agent, cni.clone(), &metrics, adopted, tasks)?;
+    let running = start_controllers(&agent, cni.clone(), &intake, &metrics, adopted, tasks)?;
     start_writers(&agent, &client, cni.clone(), &running, tasks);
     let speaker = running.speaker.clone();
     if admin.running.set(running).is_err() {
@@ -192,12 +200,13 @@ async fn open_datapath(config: &Config, ips: &NodeIps) -> anyhow::Result<Arc<dyn
         hairpin_v6: addr(v6.map(|_| HAIRPIN_V6)),
         snat_port_min: SNAT_PORTS.0,
         snat_port_max: SNAT_PORTS.1,
-        seed: seed(&config.cluster_name),
+        seed: seed(config.cluster_name.as_str()),
         flags,
         zero: 0,
     };
     let mut options = Options::new(&config.bpf_root, node);
     options.sizes.flows = config.flow_entries;
+    options.sizes.ipcache = IPCACHE_ENTRIES;
     let kernel = tokio::task::spawn_blocking(move || Kernel::open(&options))
         .await
         .context("the loader ended abnormally")?
@@ -265,7 +274,8 @@ fn watch_kubernetes(agent: &Agent, client: &Client, tasks: &mut JoinSet<()>) {
     watch!(cilium::EndpointReader, t.remote_endpoints, watch_lenient(client.clone(), all()));
     watch!(cilium::IdentityReader, t.identities, watch_lenient(client.clone(), all()));
     let own = field(format!("metadata.name={name}"));
-    watch!(bgp::NodeConfigReader { node: name.clone() }, t.bgp_config, watch_lenient(client.clone(), own));
+    watch!(bgp::NodeConfigReader { node: name.clone() }, t.bgp_config, watch_lenient(client.clone(), own.clone()));
+    watch!(own_node::Reader, t.own_node, watch_lenient(client.clone(), own));
     watch!(bgp::PeerConfigReader, t.bgp_peer_configs, watch_lenient(client.clone(), all()));
     watch!(bgp::AdvertisementReader, t.bgp_advertisements, watch_lenient(client.clone(), all()));
     let sink = Sink {
@@ -281,6 +291,7 @@ fn watch_kubernetes(agent: &Agent, client: &Client, tasks: &mut JoinSet<()>) {
 fn start_controllers(
     agent: &Agent,
     cni: Arc<Cni>,
+    intake: &Intake,
     metrics: &Metrics,
     adopted: bool,
     tasks: &mut JoinSet<()>,
@@ -296,30 +307,32 @@ fn start_controllers(
         clusters: t.mesh_clusters.clone(),
         health: t.target_health.clone(),
     };
-    // No cluster to wait for until there is a mesh.
-    t.mesh_offers.mark_synced();
     let rows = agent.datapath.services().context("reading the service map")?;
     let controller = services::Controller::new(inputs, &t.lb, families).adopting(rows.into_keys());
-    tasks.spawn(probe::Prober::new(&controller.targets(), &t.target_health, Settings::default()).run());
+    let probes = start_prober(config, t, &controller, tasks);
     tasks.spawn(controllers::run_services(controller));
     let inputs = ipcache::Inputs {
         nodes: t.nodes.clone(),
         endpoints: t.endpoints.clone(),
         remote_endpoints: t.remote_endpoints.clone(),
         slices: t.slices.clone(),
+        remote_nodes: t.mesh_nodes.clone(),
     };
     let controller = ipcache::Controller::new(inputs.clone(), &t.ipcache, &config.node_name, families);
-    tasks.spawn(controllers::run_ipcache(inputs, controller));
+    let (remote_nodes, remote_nodes_done) = watch::channel(false);
+    tasks.spawn(controllers::run_ipcache(inputs, controller, remote_nodes));
+    let mesh = start_mesh(agent, intake, remote_nodes_done, tasks);
 
     let lb = datapath::lb_driver(&t.lb, agent.datapath.as_ref()).context("reading the service map")?;
     let lb_real = lb.realised();
-    let (mut latency, metrics) = (datapath::SliceLatency::default(), metrics.clone());
+    let (mut latency, metrics, of_mesh) = (datapath::SliceLatency::default(), metrics.clone(), intake.clone());
     tasks.spawn(lb.run(datapath::LbApply::new(agent.datapath.clone()), move |action, result, _| {
-        latency.observe(&metrics, action, result);
+        latency.observe(&metrics, of_mesh.progress(), action, result);
     }));
-    let ipcache = datapath::ipcache_driver(&t.ipcache, agent.datapath.as_ref()).context("reading the ipcache map")?;
+    let ipcache = datapath::ipcache_driver(&t.ipcache);
     let ipcache_real = ipcache.realised();
-    tasks.spawn(ipcache.run(datapath::IpcacheApply(agent.datapath.clone()), |_, result, _| {
+    let apply = datapath::IpcacheApply { datapath: agent.datapath.clone(), intake: intake.clone() };
+    tasks.spawn(ipcache.run(apply, |_, result, _| {
         if let Err(error) = result {
             tracing::warn!(error, "ipcache row not programmed, trying again");
         }
@@ -350,7 +363,50 @@ fn start_controllers(
     };
     tasks.spawn(task.run());
     tasks.spawn(bgp_saved::keep(saved, plan.clone()));
-    Ok(Running { datapath: agent.datapath.clone(), cni, lb_real, ipcache_real, speaker, plan })
+    let intake = intake.clone();
+    Ok(Running { datapath: agent.datapath.clone(), cni, lb_real, ipcache_real, speaker, plan, intake, mesh, probes })
+}
+
+/// `None`: probing is switched off, and every backend counts as good.
+fn start_prober(
+    config: &Config,
+    tables: &Tables,
+    controller: &services::Controller,
+    tasks: &mut JoinSet<()>,
+) -> Option<watch::Receiver<probe::Counts>> {
+    let wanted = config.mesh.probe;
+    if !wanted.enabled {
+        return None;
+    }
+    let settings = probe::Settings { interval: wanted.interval, timeout: wanted.timeout, budget: wanted.budget };
+    let prober = prober::Prober::new(&controller.targets(), &tables.target_health, settings);
+    let counts = prober.counts();
+    tasks.spawn(prober.run());
+    Some(counts)
+}
+
+/// The readers of other clusters, and who writes their addresses. The writer also drops what an earlier process left in
+/// the map, so that it runs without a mesh too.
+fn start_mesh(
+    agent: &Agent,
+    intake: &Intake,
+    remote_nodes_done: watch::Receiver<bool>,
+    tasks: &mut JoinSet<()>,
+) -> Option<Arc<causeway_mesh_remote::Mesh>> {
+    let t = &agent.tables;
+    let writer = mesh_ips::Writer { intake: intake.clone(), datapath: agent.datapath.clone(), own: t.ipcache.clone() };
+    tasks.spawn(writer.run());
+    tasks.spawn(intake.clone().follow_nodes(t.nodes.clone()));
+    let mesh = mesh::start(&agent.config, intake);
+    let completion = mesh::Completion {
+        config: agent.config.clone(),
+        tables: t.clone(),
+        intake: intake.clone(),
+        mesh: mesh.clone(),
+        remote_nodes_done,
+    };
+    tasks.spawn(completion.run());
+    mesh
 }
 
 /// Those who write to Kubernetes.
@@ -365,8 +421,7 @@ fn start_writers(agent: &Agent, client: &Client, cni: Arc<Cni>, running: &Runnin
     };
     tasks.spawn(status.run());
     let node_ips = agent.node_ips.all();
-    let endpoints =
-        endpoints::Endpoints::new(client.clone(), agent.tables.clone(), cni, &config.cluster_name, node_ips);
+    let endpoints = endpoints::Endpoints::new(client.clone(), agent.tables.clone(), cni, config, node_ips);
     tasks.spawn(endpoints.run());
     let node = node_task::NodeWriter { client: client.clone(), config: config.clone(), tables: agent.tables.clone() };
     tasks.spawn(node.run());

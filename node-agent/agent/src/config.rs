@@ -1,11 +1,16 @@
 //! The agent's configuration: one immutable value. File < environment (`CAUSEWAY_*`) < flag; names are the same in all
 //! three, and an unknown one is refused with the nearest known name.
 
+mod mesh;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use causeway_api::nearest::nearest;
+use causeway_mesh_schema::ClusterName;
+
+pub(crate) use mesh::MeshConfig;
 
 /// Everything the operator of the agent can decide.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,9 +19,9 @@ pub(crate) struct Config {
     pub(crate) node_name: String,
     /// How to reach Kubernetes; the pod's service account or `~/.kube/config` when absent.
     pub(crate) kubeconfig: Option<PathBuf>,
-    pub(crate) cluster_name: String,
-    /// 0 to 255; 0: this cluster meets no others.
-    pub(crate) cluster_id: u8,
+    pub(crate) cluster_name: ClusterName,
+    /// This cluster's number and how it meets others.
+    pub(crate) mesh: MeshConfig,
     /// The admin socket.
     pub(crate) socket: PathBuf,
     /// What the agent must remember beside the kernel's maps: the pods' attachments. On tmpfs.
@@ -80,7 +85,23 @@ const OPTIONS: &[Opt] = &[
     opt("node-name", None, "This node's name in Kubernetes"),
     opt("kubeconfig", Some(""), "Kubeconfig file; empty: the pod's service account, or ~/.kube/config"),
     opt("cluster-name", Some("default"), "Name of this cluster"),
-    opt("cluster-id", Some("0"), "Number of this cluster, 0 to 255"),
+    opt("cluster-id", Some("0"), "Number of this cluster, 1 to 255 (or 511); 0: it meets no others"),
+    opt("max-connected-clusters", Some("255"), "255 or 511; the same in all clusters that meet"),
+    opt("clustermesh-config", Some("/var/lib/cilium/clustermesh"), "Directory with a file for each other cluster"),
+    opt("clustermesh-sync-timeout", Some("1m"), "How long a start waits for other clusters before it goes on without"),
+    opt("clustermesh-cache-ttl", Some("0"), "Forget the Services of a cluster that is silent for so long; 0: never"),
+    opt(
+        "clustermesh-service-v2",
+        Some("prefer-legacy"),
+        "How remote backends are read: prefer-legacy, prefer-endpointslice, only-endpointslice",
+    ),
+    opt("clustermesh-stage-de-preferred", Some("30s"), "After so much silence a cluster's backends come last"),
+    opt("clustermesh-stage-probed", Some("2m"), "After so much silence they serve only while they answer probes"),
+    opt("clustermesh-stage-revoked", Some("10m"), "After so much silence they serve only where nobody else does"),
+    opt("clustermesh-probe", Some("true"), "Probe remote backends by TCP"),
+    opt("clustermesh-probe-interval", Some("750ms"), "How often each remote backend is probed"),
+    opt("clustermesh-probe-timeout", Some("600ms"), "How long a probe waits"),
+    opt("clustermesh-probe-budget", Some("500"), "Most probes in a second; with more backends the interval grows"),
     opt("socket", Some(causeway_api::DEFAULT_SOCKET), "The admin socket"),
     opt("state-dir", Some("/run/causeway"), "Directory for what must survive a restart of the agent (tmpfs)"),
     opt("bpf-root", Some("/sys/fs/bpf/causeway"), "Directory on bpffs for pinned maps and links"),
@@ -188,8 +209,8 @@ impl Config {
         Ok(Config {
             node_name: v.required("node-name")?,
             kubeconfig: v.optional("kubeconfig").map(PathBuf::from),
-            cluster_name: v.required("cluster-name")?,
-            cluster_id: v.parse("cluster-id", "is not a number from 0 to 255")?,
+            cluster_name: v.parse("cluster-name", "is no cluster name; use at most 32 of a-z, 0-9 and inner dashes")?,
+            mesh: MeshConfig::read(v)?,
             socket: v.required("socket")?.into(),
             state_dir: v.required("state-dir")?.into(),
             bpf_root: v.required("bpf-root")?.into(),
@@ -242,13 +263,19 @@ impl Values {
     }
 
     fn parse<T: std::str::FromStr>(&self, name: &str, problem: &str) -> Result<T, ConfigError> {
+        self.read(name, problem, |text| text.parse().ok())
+    }
+
+    /// `read` gives `None` for what is no value.
+    fn read<T>(&self, name: &str, problem: &str, read: impl FnOnce(&str) -> Option<T>) -> Result<T, ConfigError> {
         let (place, value) = self.get(name);
-        value.parse().map_err(|_| ConfigError::Value {
-            place,
-            name: name.to_owned(),
-            value: value.clone(),
-            problem: problem.to_owned(),
-        })
+        let problem = problem.to_owned();
+        read(&value).ok_or_else(|| ConfigError::Value { place, name: name.to_owned(), value: value.clone(), problem })
+    }
+
+    /// It was set, to whatever.
+    fn given(&self, name: &str) -> bool {
+        self.0.contains_key(name)
     }
 }
 
@@ -313,7 +340,7 @@ fn read_env(env: &BTreeMap<String, String>, found: &mut BTreeMap<String, Found>)
 mod tests {
     use super::*;
 
-    fn resolve(file: &str, env: &[(&str, &str)], flags: &[&str]) -> Result<Config, String> {
+    pub(super) fn resolve(file: &str, env: &[(&str, &str)], flags: &[&str]) -> Result<Config, String> {
         let args = std::iter::once("causeway-agent").chain(flags.iter().copied());
         let flags = Flags::from_matches(&Flags::command().try_get_matches_from(args).map_err(|e| e.to_string())?);
         let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -322,9 +349,9 @@ mod tests {
 
     #[test]
     fn file_is_less_than_environment_is_less_than_flag() {
-        let file = "node-name = 'file'\ncluster-id = 1\ncluster-name = 'file'\ndevices = ['a', 'b']";
-        let c = resolve(file, &[("CLUSTER_NAME", "env"), ("CLUSTER_ID", "2")], &["--cluster-id", "3"]).unwrap();
-        assert_eq!((c.node_name.as_str(), c.cluster_name.as_str(), c.cluster_id), ("file", "env", 3));
+        let file = "node-name = 'file'\nmtu = 1\ncluster-name = 'file'\ndevices = ['a', 'b']";
+        let c = resolve(file, &[("CLUSTER_NAME", "env"), ("MTU", "2")], &["--mtu", "3"]).unwrap();
+        assert_eq!((c.node_name.as_str(), c.cluster_name.as_str(), c.mtu), ("file", "env", 3));
         assert_eq!(c.devices, ["a", "b"]);
         assert_eq!(c.flow_entries, 262_144);
     }
@@ -345,8 +372,9 @@ mod tests {
                 "node-name = 'x'\ncluster-id = 999",
                 &[],
                 &[],
-                r#"a.toml: cluster-id = "999": is not a number from 0 to 255"#,
+                r#"a.toml: cluster-id = "999": is no cluster id; use 1 to 255, or 0 for a cluster that meets no others"#,
             ),
+            ("node-name = 'x'", &[], &["--cluster-name", "Rack_1"], r#"cluster-name = "Rack_1": is no cluster name"#),
             ("node-name = 'x'\nmtu = {}", &[], &[], "is of type table"),
             ("", &[], &["--node-nam", "x"], "--node-name"),
             ("a = ", &[], &[], "the configuration file a.toml is not TOML"),

@@ -13,8 +13,9 @@ use crate::control::services::LbRow;
 use crate::intent::bgp::OwnConfig;
 use crate::intent::cilium::{Identity, RemoteEndpoint};
 use crate::intent::endpoint::LocalEndpoint;
-use crate::intent::mesh::{Health, Offer, OfferKey, RemoteCluster, RemoteNode, Target};
+use crate::intent::mesh::{Health, Offer, OfferKey, RemoteCluster, RemoteNode, RemoteNodeKey, Target};
 use crate::intent::node::{Namespace, Node};
+use crate::intent::own_node::OwnNode;
 use crate::intent::pod::Pod;
 use crate::intent::service::Service;
 use crate::intent::slice::{Slice, SliceKey};
@@ -28,6 +29,8 @@ pub(crate) struct Tables {
     pub(crate) services: Shared<Key, Service>,
     pub(crate) slices: Shared<SliceKey, Slice>,
     pub(crate) nodes: Shared<Key, Node>,
+    /// At most one row: the own CiliumNode.
+    pub(crate) own_node: Shared<Key, OwnNode>,
     pub(crate) namespaces: Shared<Key, Namespace>,
     /// Pods of this node.
     pub(crate) pods: Shared<Key, Pod>,
@@ -42,10 +45,11 @@ pub(crate) struct Tables {
     /// Pods attached to this node, written by `cni`.
     pub(crate) endpoints: Shared<Attachment, LocalEndpoint>,
 
-    // Intent from other clusters, written by `intent::mesh`; `target_health` by the prober.
+    // Intent from other clusters, written by `intent::mesh`; `target_health` by the prober. `realize::mesh` marks them
+    // synced when every configured cluster has been read once, or has been waited for long enough; at once without a mesh.
     pub(crate) mesh_clusters: Shared<ClusterId, RemoteCluster>,
     pub(crate) mesh_offers: Shared<OfferKey, Offer>,
-    pub(crate) mesh_nodes: Shared<(ClusterId, Box<str>), RemoteNode>,
+    pub(crate) mesh_nodes: Shared<RemoteNodeKey, RemoteNode>,
     pub(crate) mesh_identities: Shared<u32, Identity>,
     pub(crate) target_health: Shared<Target, Health>,
 

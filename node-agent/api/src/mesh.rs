@@ -40,20 +40,23 @@ pub struct RemoteCluster {
     pub stage: String,
     /// How long nothing has been heard from it; `None` while it speaks.
     pub silent_for_s: Option<u64>,
-    /// Since when the connection is as it is.
-    pub since_s: Option<u64>,
+    /// RFC 3339; empty while it is not connected.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub connected_since: String,
     /// Connections lost or refused since the agent started.
     pub failures: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub last_failure: String,
-    pub last_failure_age_s: Option<u64>,
+    /// RFC 3339.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub last_failure_at: String,
     /// The entries are a copy that a kvstoremesh keeps.
     pub cached: bool,
     pub kinds: Vec<KindStatus>,
-    /// Age of the newest word from it, heartbeats included.
+    /// Age of the newest entry that came or went.
     pub newest_data_age_ms: Option<u64>,
-    /// Its clock at the newest heartbeat against ours: delay plus what the clocks differ by.
-    pub heartbeat_delay_ms: Option<i64>,
+    /// Age of the newest heartbeat: no entry here can be older news than this.
+    pub heartbeat_age_ms: Option<u64>,
     pub latency: Vec<Latency>,
     /// RFC 3339, of our client certificate for this cluster.
     #[serde(skip_serializing_if = "String::is_empty")]

@@ -77,8 +77,8 @@ fn overview(clusters: &[RemoteCluster]) -> String {
         "ID",
         "Ready",
         "Stage",
-        "Newest word",
-        "Heartbeat*",
+        "Heartbeat",
+        "Newest entry",
         "Nodes",
         "Endpoints",
         "Identities",
@@ -96,8 +96,8 @@ fn overview(clusters: &[RemoteCluster]) -> String {
             c.id.map_or_else(|| "-".into(), |id| id.to_string()),
             yes(c.ready),
             stage,
-            c.newest_data_age_ms.map_or_else(|| "-".into(), |ms| format!("{} ago", millis(ms))),
-            c.heartbeat_delay_ms.map_or_else(|| "-".into(), |ms| format!("{ms}ms")),
+            ago(c.heartbeat_age_ms),
+            ago(c.newest_data_age_ms),
             c.nodes.to_string(),
             c.endpoints.to_string(),
             c.identities.to_string(),
@@ -109,14 +109,15 @@ fn overview(clusters: &[RemoteCluster]) -> String {
     if clusters.is_empty() {
         return "no cluster is configured\n".into();
     }
-    t.render() + "* its clock at the newest heartbeat against ours: the delay, and what the clocks differ by\n"
+    t.render()
 }
 
 fn details(c: &RemoteCluster) -> String {
-    let mut text = format!("\n{}: {}\n", c.name, if c.connected { "connected" } else { "not connected" });
+    let state = if c.connected { format!("connected since {}", c.connected_since) } else { "not connected".into() };
+    let mut text = format!("\n{}: {state}\n", c.name);
     if !c.last_failure.is_empty() {
-        let age = c.last_failure_age_s.map_or_else(String::new, |s| format!(" {} ago", duration(s)));
-        let _ = writeln!(text, "  last failure{age}: {}", c.last_failure);
+        let at = if c.last_failure_at.is_empty() { String::new() } else { format!(" at {}", c.last_failure_at) };
+        let _ = writeln!(text, "  last failure{at}: {}", c.last_failure);
     }
     if !c.certificate_expires.is_empty() {
         let left = match c.certificate_expires_in_s {
@@ -161,6 +162,10 @@ fn refusal(r: &Refusal) -> String {
     format!("    {what}: {} {}: {}; remedy: {}\n", r.kind, r.name, r.problem, r.remedy)
 }
 
+fn ago(ms: Option<u64>) -> String {
+    ms.map_or_else(|| "-".into(), |ms| format!("{} ago", millis(ms)))
+}
+
 fn millis(ms: u64) -> String {
     if ms < 10_000 { format!("{ms}ms") } else { duration(ms / 1000) }
 }
@@ -181,9 +186,9 @@ mod tests {
             stage: "probed".into(),
             silent_for_s: Some(150),
             last_failure: "connection refused".into(),
-            last_failure_age_s: Some(3),
-            newest_data_age_ms: Some(150_000),
-            heartbeat_delay_ms: Some(-4),
+            last_failure_at: "2026-11-21T15:00:00Z".into(),
+            newest_data_age_ms: Some(40),
+            heartbeat_age_ms: Some(150_000),
             certificate_expires: "2026-11-20T00:00:00Z".into(),
             certificate_expires_in_s: Some(-60),
             conflicts: 1,
@@ -208,8 +213,8 @@ mod tests {
         let text = show(&status);
         for want in [
             "n1 in cluster west (id 1): NOT READY\n",
-            "probed for 2m30s   2m30s ago     -4ms",
-            "  last failure 3s ago: connection refused\n",
+            "probed for 2m30s   2m30s ago   40ms ago",
+            "  last failure at 2026-11-21T15:00:00Z: connection refused\n",
             "expires 2026-11-20T00:00:00Z (EXPIRED)\n",
             "  change to map: ip p50 250us p99 12ms (3)\n",
             "    conflict: nodes n1: 10.1.0.0/24 is ours; remedy: give each cluster its own pod CIDRs\n",

@@ -1,27 +1,34 @@
-//! What the admin socket and the metrics show, read from the tables and their owners at the moment of asking.
+//! What the admin socket shows, read from the tables and their owners at the moment of asking.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 
 use causeway_api::bgp::{Family, Peer, PeerFamily, Route, RouteTable, RoutesParams};
-use causeway_api::datapath::{Backend, Count, Endpoint, Flow, FlowsParams, Identity, Ip, Service};
+use causeway_api::datapath::{
+    Backend, Count, Endpoint, Flow, FlowsParams, Identity, Ip, Ips, IpsParams, Node, Service,
+};
 use causeway_api::status::{Component, Health, Probe, Rejected, Status, Table as TableView};
 use causeway_api::{ErrorBody, code};
 use causeway_bgp_speaker::{PeerStatus, RouteAttrs, SessionState};
 use causeway_bgp_wire::{Afi, Family as WireFamily, Prefix};
 use causeway_datapath_abi::{Counter, flow_flag};
 use causeway_datapath_loader::{FlowRow, boot_time_s};
+use causeway_mesh_schema::ClusterId;
 use causeway_table::{Realised, RowStatus, Shared};
 use ipnet::IpNet;
 
 use super::{Admin, Running};
-use crate::control::ipcache::reserved;
+use crate::control::ipcache::prefix::Prefix as RemotePrefix;
+use crate::control::ipcache::{IpcacheRow, reserved};
+use crate::control::services::LbRow;
 use crate::intent::Key;
-use crate::metrics::{Family as MetricFamily, Sample, Source};
 use crate::realize::bgp_status::state_name;
 
 /// Flows that are shown unless asked for more.
 const DEFAULT_FLOWS: usize = 1000;
+
+/// Addresses of other clusters' pods that are shown unless asked for more: there may be half a million.
+const DEFAULT_REMOTE_IPS: usize = 10_000;
 
 impl Admin {
     pub(super) fn status(&self) -> Status {
@@ -33,7 +40,7 @@ impl Admin {
         let features = self.running.get().map(|r| r.datapath.features()).unwrap_or_default();
         Status {
             node: self.config.node_name.clone(),
-            cluster: self.config.cluster_name.clone(),
+            cluster: self.config.cluster_name.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_s: self.started.elapsed().as_secs(),
             healthy,
@@ -70,6 +77,7 @@ impl Admin {
             realised("ipcache", &running.ipcache_real),
             self.bgp(running),
             self.pods(),
+            self.mesh(running),
         ]
     }
 
@@ -122,7 +130,7 @@ impl Admin {
         }
     }
 
-    fn table_views(&self) -> Vec<TableView> {
+    pub(super) fn table_views(&self) -> Vec<TableView> {
         let t = &self.tables;
         let mut views = vec![
             intent("services", &t.services),
@@ -136,6 +144,10 @@ impl Admin {
             intent("bgp-peer-configs", &t.bgp_peer_configs),
             intent("bgp-advertisements", &t.bgp_advertisements),
             intent("endpoints", &t.endpoints),
+            intent("mesh-clusters", &t.mesh_clusters),
+            intent("mesh-nodes", &t.mesh_nodes),
+            intent("mesh-identities", &t.mesh_identities),
+            intent("mesh-offers", &t.mesh_offers),
             intent("rejected", &t.rejected),
         ];
         match self.running.get() {
@@ -222,7 +234,7 @@ impl Admin {
             let peers = config.peers.iter().filter(|p| wanted(&p.name, p.address));
             match params.table {
                 RouteTable::Available => {
-                    let mut all = std::collections::BTreeMap::new();
+                    let mut all = BTreeMap::new();
                     for peer in peers {
                         found = true;
                         if let Some(routes) = plan.routes.get(&(instance.clone(), peer.name.clone())) {
@@ -259,6 +271,7 @@ impl Admin {
     pub(super) fn services(&self) -> Result<Vec<Service>, ErrorBody> {
         let running = self.running()?;
         let desired = self.tables.lb.snapshot();
+        let names = self.cluster_names();
         Ok(desired
             .iter()
             .map(|(frontend, row)| {
@@ -273,7 +286,7 @@ impl Admin {
                     service_type: row.kind.name().into(),
                     external_local: row.lb.external_local,
                     internal_local: row.lb.internal_local,
-                    backends: row.lb.backends.iter().map(|b| Backend { address: b.addr, local: b.local, cluster: String::new() }).collect(),
+                    backends: backends(row, &names),
                     state,
                     error,
                 }
@@ -309,27 +322,95 @@ impl Admin {
     }
 
     pub(super) fn identities(&self) -> Vec<Identity> {
-        let fixed = reserved::NAMES.iter().map(|(id, name)| Identity { id: *id, labels: vec![(*name).to_owned()], cluster: String::new() });
-        let mut rows: Vec<Identity> = fixed.collect();
+        let none = String::new;
+        let fixed = reserved::NAMES.iter();
+        let mut rows: Vec<Identity> =
+            fixed.map(|(id, name)| Identity { id: *id, labels: vec![(*name).to_owned()], cluster: none() }).collect();
         self.tables.identities.read(|t| {
-            rows.extend(t.iter().map(|(id, i)| Identity { id: *id, labels: i.labels.clone(), cluster: String::new() }));
+            rows.extend(t.iter().map(|(id, i)| Identity { id: *id, labels: i.labels.clone(), cluster: none() }));
+        });
+        let names = self.cluster_names();
+        let shift = self.config.mesh.scale.shift();
+        let of =
+            |id: u32| ClusterId::try_from(id >> shift).ok().and_then(|c| names.get(&c).cloned()).unwrap_or_default();
+        self.tables.mesh_identities.read(|t| {
+            rows.extend(t.iter().map(|(id, i)| Identity { id: *id, labels: i.labels.clone(), cluster: of(*id) }));
         });
         rows
     }
 
-    pub(super) fn ips(&self) -> Result<Vec<Ip>, ErrorBody> {
+    pub(super) fn nodes(&self) -> Vec<Node> {
+        let mut rows: Vec<Node> = self.tables.nodes.read(|t| {
+            let row = |(key, node): (&Key, &std::sync::Arc<crate::intent::node::Node>)| Node {
+                name: key.name.clone(),
+                addresses: node.addresses.iter().map(|a| a.ip).collect(),
+                pod_cidrs: node.pod_cidrs.to_vec(),
+                cluster: String::new(),
+            };
+            t.iter().map(row).collect()
+        });
+        let names = self.cluster_names();
+        self.tables.mesh_nodes.read(|t| {
+            rows.extend(t.iter().map(|((cluster, name), node)| {
+                let cluster = names.get(cluster).cloned().unwrap_or_else(|| cluster.to_string());
+                Node {
+                    name: format!("{cluster}/{name}"),
+                    addresses: node.addresses.iter().map(|a| a.ip).collect(),
+                    pod_cidrs: node.pod_cidrs.to_vec(),
+                    cluster,
+                }
+            }));
+        });
+        rows
+    }
+
+    /// This cluster's rows, and those of others up to a limit.
+    pub(super) fn ips(&self, params: &IpsParams) -> Result<Ips, ErrorBody> {
         let running = self.running()?;
+        let local = |prefix: &IpNet, row: &IpcacheRow| Ip {
+            prefix: *prefix,
+            identity: row.entry.identity,
+            in_cluster: row.entry.in_cluster,
+            source: row.source.to_string(),
+            state: row_state(running.ipcache_real.get(prefix).as_deref()).0,
+        };
+        let names = self.cluster_names();
+        let remote = |(prefix, cluster, identity, done): (RemotePrefix, u16, u32, bool), host: Option<IpAddr>| {
+            let cluster = match ClusterId::try_from(u32::from(cluster)).ok().and_then(|id| names.get(&id)) {
+                Some(name) => name.clone(),
+                None => cluster.to_string(),
+            };
+            Ip {
+                prefix: prefix.net(),
+                identity,
+                in_cluster: true,
+                source: host.map_or_else(|| format!("cluster {cluster}"), |h| format!("cluster {cluster}, node {h}")),
+                state: if done { "done" } else { "pending" }.into(),
+            }
+        };
         let desired = self.tables.ipcache.snapshot();
-        Ok(desired
-            .iter()
-            .map(|(prefix, row)| Ip {
-                prefix: *prefix,
-                identity: row.value.entry.identity,
-                in_cluster: row.value.entry.in_cluster,
-                source: row.value.source.to_string(),
-                state: row_state(running.ipcache_real.get(prefix).as_deref()).0,
-            })
-            .collect())
+        if let Some(address) = params.address {
+            let longest =
+                desired.iter().filter(|(net, _)| net.contains(&address)).max_by_key(|(net, _)| net.prefix_len());
+            let ips = running.intake.ips();
+            let found = ips.lookup(address).map(|row| (row, ips.host_of(&row.0)));
+            drop(ips);
+            let mut rows: Vec<Ip> = longest.map(|(net, row)| local(net, &row.value)).into_iter().collect();
+            rows.extend(found.map(|(row, host)| remote(row, host)));
+            rows.sort_by_key(|row| std::cmp::Reverse(row.prefix.prefix_len()));
+            rows.truncate(1);
+            return Ok(Ips { rows, left_out: 0 });
+        }
+        let limit = params.limit.unwrap_or(DEFAULT_REMOTE_IPS);
+        let (shown, all) = {
+            let ips = running.intake.ips();
+            let shown: Vec<_> = ips.shown().take(limit).map(|row| (row, ips.host_of(&row.0))).collect();
+            (shown, ips.shown().count())
+        };
+        let left_out = all - shown.len();
+        let mut rows: Vec<Ip> = desired.iter().map(|(net, row)| local(net, &row.value)).collect();
+        rows.extend(shown.into_iter().map(|(row, host)| remote(row, host)));
+        Ok(Ips { rows, left_out })
     }
 
     pub(super) fn counters(&self) -> Result<Vec<Count>, ErrorBody> {
@@ -371,11 +452,25 @@ impl Admin {
     }
 }
 
+/// A backend of another cluster is shown with that cluster's name.
+fn backends(row: &LbRow, names: &BTreeMap<ClusterId, String>) -> Vec<Backend> {
+    let cluster = |addr: &SocketAddr| {
+        let id = row.remote.as_ref()?.get(addr)?;
+        Some(names.get(id).cloned().unwrap_or_else(|| id.to_string()))
+    };
+    let backend = |b: &causeway_datapath_loader::Backend| Backend {
+        address: b.addr,
+        local: b.local,
+        cluster: cluster(&b.addr).unwrap_or_default(),
+    };
+    row.lb.backends.iter().map(backend).collect()
+}
+
 fn internal(error: &causeway_datapath_loader::Error) -> ErrorBody {
     ErrorBody::new(code::INTERNAL, error.to_string(), "")
 }
 
-fn component(name: &str, health: Health, message: String) -> Component {
+pub(super) fn component(name: &str, health: Health, message: String) -> Component {
     Component { name: name.into(), health, message }
 }
 
@@ -476,143 +571,4 @@ fn flags(bits: u32) -> Vec<String> {
     .filter(|(bit, _)| bits & bit != 0)
     .map(|(_, name)| (*name).to_owned())
     .collect()
-}
-
-/// The agent as the metrics see it.
-pub(crate) struct MetricsSource(pub(crate) Arc<Admin>);
-
-impl Source for MetricsSource {
-    fn families(&self) -> Vec<MetricFamily> {
-        let admin = &self.0;
-        let mut families = table_families(admin);
-        families.extend(counter_families(&admin.counters().unwrap_or_default()));
-        families.extend(bgp_families(&admin.bgp_peers().unwrap_or_default()));
-        let endpoints = admin.endpoints();
-        let ready = endpoints.iter().filter(|e| e.state == "ready").count();
-        families.push(gauge(
-            "cilium_endpoint_state",
-            "Endpoints of this node by state",
-            vec![
-                sample(vec![("endpoint_state", "ready".into())], ready as u64),
-                sample(vec![("endpoint_state", "waiting-for-identity".into())], (endpoints.len() - ready) as u64),
-            ],
-        ));
-        if let Some(running) = admin.running.get() {
-            let usage = running.datapath.usage().unwrap_or_default();
-            let rows = |pick: fn(&causeway_datapath_loader::MapUsage) -> usize| {
-                usage.iter().map(|u| sample(vec![("map_name", u.map.to_lowercase())], pick(u) as u64)).collect()
-            };
-            families.push(gauge("causeway_bpf_map_rows", "Rows of the datapath's maps", rows(|u| u.rows)));
-            families.push(gauge("cilium_bpf_map_capacity", "Limits of the datapath's maps", rows(|u| u.limit)));
-        }
-        families
-    }
-
-    fn healthy(&self) -> Result<(), String> {
-        let status = self.0.status();
-        let bad: Vec<String> = status
-            .components
-            .iter()
-            .filter(|c| matches!(c.health, Health::Failed | Health::Starting))
-            .map(|c| format!("{}: {}", c.name, c.message))
-            .collect();
-        if bad.is_empty() { Ok(()) } else { Err(bad.join("\n")) }
-    }
-}
-
-fn sample(labels: Vec<(&'static str, String)>, value: u64) -> Sample {
-    Sample { labels, value }
-}
-
-fn gauge(name: &'static str, help: &'static str, samples: Vec<Sample>) -> MetricFamily {
-    MetricFamily { name, help, counter: false, samples }
-}
-
-fn counter(name: &'static str, help: &'static str, samples: Vec<Sample>) -> MetricFamily {
-    MetricFamily { name, help, counter: true, samples }
-}
-
-fn table_families(admin: &Admin) -> Vec<MetricFamily> {
-    let views = admin.table_views();
-    let per_table = |pick: fn(&TableView) -> usize| {
-        views.iter().map(|v| sample(vec![("table", v.name.clone())], pick(v) as u64)).collect()
-    };
-    let rejected = admin.tables.rejected.read(|t| {
-        let mut kinds = std::collections::BTreeMap::<String, u64>::new();
-        for ((kind, _), _) in t.iter() {
-            *kinds.entry(kind.clone()).or_default() += 1;
-        }
-        kinds
-    });
-    vec![
-        gauge("causeway_table_rows", "Rows of the agent's tables", per_table(|v| v.rows)),
-        gauge("causeway_table_pending_rows", "Desired rows that are not real yet", per_table(|v| v.pending)),
-        gauge("causeway_table_failed_rows", "Desired rows whose last attempt failed", per_table(|v| v.failed)),
-        gauge(
-            "causeway_rejected_objects",
-            "Kubernetes objects that were not understood",
-            rejected.into_iter().map(|(kind, n)| sample(vec![("kind", kind)], n)).collect(),
-        ),
-        gauge(
-            "cilium_identity",
-            "Identities known",
-            vec![sample(vec![], admin.tables.identities.read(|t| t.len()) as u64)],
-        ),
-    ]
-}
-
-fn counter_families(counts: &[Count]) -> Vec<MetricFamily> {
-    let of = |drop: bool, bytes: bool| {
-        counts
-            .iter()
-            .filter(|c| c.drop == drop)
-            .map(|c| {
-                let labels = vec![("reason", c.reason.clone()), ("direction", c.direction.clone())];
-                sample(labels, if bytes { c.bytes } else { c.packets })
-            })
-            .collect::<Vec<_>>()
-    };
-    vec![
-        counter("cilium_drop_count", "Packets dropped by the programs", of(true, false)),
-        counter("cilium_drop_bytes", "Bytes dropped by the programs", of(true, true)),
-        counter("cilium_forward_count", "Packets passed on by the programs", of(false, false)),
-        counter("cilium_forward_bytes", "Bytes passed on by the programs", of(false, true)),
-    ]
-}
-
-fn bgp_families(peers: &[Peer]) -> Vec<MetricFamily> {
-    let labels = |p: &Peer| {
-        vec![
-            ("vrouter", p.local_asn.to_string()),
-            ("neighbor", SocketAddr::new(p.peer_address, if p.peer_port == 0 { 179 } else { p.peer_port }).to_string()),
-            ("neighbor_asn", p.peer_asn.to_string()),
-        ]
-    };
-    let routes = |pick: fn(&PeerFamily) -> u64| {
-        let per_family = |p: &Peer| {
-            let mut out = Vec::new();
-            for f in &p.families {
-                let mut labels = labels(p);
-                labels.push(("afi", if f.family == Family::Ipv4 { "ipv4" } else { "ipv6" }.into()));
-                labels.push(("safi", "unicast".into()));
-                out.push(sample(labels, pick(f)));
-            }
-            out
-        };
-        peers.iter().flat_map(per_family).collect::<Vec<_>>()
-    };
-    vec![
-        gauge(
-            "cilium_bgp_control_plane_session_state",
-            "1: the session is established",
-            peers.iter().map(|p| sample(labels(p), u64::from(p.state == "established"))).collect(),
-        ),
-        gauge("cilium_bgp_control_plane_advertised_routes", "Routes advertised to the peer", routes(|f| f.advertised)),
-        gauge("cilium_bgp_control_plane_received_routes", "Routes received from the peer", routes(|f| f.received)),
-        counter(
-            "causeway_bgp_withdrawals_sent",
-            "Prefixes withdrawn by message since the agent started",
-            peers.iter().map(|p| sample(labels(p), p.withdrawals_sent)).collect(),
-        ),
-    ]
 }

@@ -1,6 +1,7 @@
 //! A pod's identity: which labels matter, and which number stands for them.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use causeway_k8s::names::{
     LABEL_NAMESPACE_LABELS_PREFIX, LABEL_POD_NAMESPACE, LABEL_POLICY_CLUSTER, LABEL_POLICY_SERVICE_ACCOUNT,
@@ -8,10 +9,6 @@ use causeway_k8s::names::{
 use causeway_table::Table;
 
 use crate::intent::cilium::Identity;
-
-/// Numbers that the cluster's identities may have (Cilium: 256 to 65535, below come reserved and user-reserved ones).
-pub(crate) const FIRST: u32 = 256;
-pub(crate) const LAST: u32 = 65535;
 
 /// A pattern of Cilium's default label filter: a label whose key begins with the text is kept or left out.
 struct Rule {
@@ -100,16 +97,18 @@ pub(crate) fn as_list(labels: &BTreeMap<String, String>) -> Vec<String> {
     list
 }
 
-/// The number that stands for these labels, if one does. Two agents may have made one each at the same time: everyone
-/// takes the smaller, and the other is collected when nobody uses it.
-pub(crate) fn find(labels: &[String], identities: &Table<u32, Identity>) -> Option<u32> {
-    identities.iter().find(|(_, i)| i.labels == labels).map(|(id, _)| *id)
+/// The number that stands for these labels, if one of this cluster's does. Two agents may have made one each at the same
+/// time: everyone takes the smaller, and the other is collected when nobody uses it. One from before the cluster had its
+/// present number is left behind likewise.
+pub(crate) fn find(labels: &[String], own: &RangeInclusive<u32>, identities: &Table<u32, Identity>) -> Option<u32> {
+    let of_ours = identities.iter_from(own.start()).take_while(|(id, _)| *id <= own.end());
+    of_ours.into_iter().find(|(_, i)| i.labels == labels).map(|(id, _)| *id)
 }
 
-/// A free number, near `random`; `None`: all are taken.
-pub(crate) fn choose(random: u32, identities: &Table<u32, Identity>) -> Option<u32> {
-    let count = LAST - FIRST + 1;
-    (0..count).map(|i| FIRST + (random.wrapping_add(i)) % count).find(|id| identities.get(id).is_none())
+/// A free number of those that this cluster may give, near `random`; `None`: all are taken.
+pub(crate) fn choose(random: u32, own: &RangeInclusive<u32>, identities: &Table<u32, Identity>) -> Option<u32> {
+    let count = own.end() - own.start() + 1;
+    (0..count).map(|i| own.start() + (random.wrapping_add(i)) % count).find(|id| identities.get(id).is_none())
 }
 
 #[cfg(test)]
@@ -164,17 +163,19 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_found_and_chosen() {
+    fn numbers_are_found_and_chosen_in_the_clusters_own_range() {
         let mut t = Table::default();
         let labels = vec!["k8s:app=web".to_owned()];
-        assert_eq!(find(&labels, &t), None);
-        t.set(900, Identity { labels: labels.clone() });
-        t.set(400, Identity { labels: labels.clone() });
-        assert_eq!(find(&labels, &t), Some(400));
-        assert_eq!(choose(400 - FIRST, &t), Some(401));
-        let last = choose(LAST - FIRST, &t);
-        assert_eq!(last, Some(LAST));
-        t.set(LAST, Identity { labels: vec![] });
-        assert_eq!(choose(LAST - FIRST, &t), Some(FIRST), "wraps");
+        let own = 65_536..=131_071;
+        assert_eq!(find(&labels, &own, &t), None);
+        for id in [70_000, 66_000, 300, 200_000] {
+            t.set(id, Identity { labels: labels.clone() });
+        }
+        assert_eq!(find(&labels, &own, &t), Some(66_000), "the smallest of ours");
+        assert_eq!(find(&labels, &(256..=65_535), &t), Some(300));
+        assert_eq!(choose(66_000 - 65_536, &own, &t), Some(66_001));
+        assert_eq!(choose(65_535, &own, &t), Some(131_071));
+        t.set(131_071, Identity { labels: vec![] });
+        assert_eq!(choose(65_535, &own, &t), Some(65_536), "wraps");
     }
 }

@@ -1,4 +1,11 @@
 //! Which identity each address has, and what is natively routed. Keyed: a changed object costs its own prefixes.
+//!
+//! Of other clusters only the nodes are here: they are few. Their pods are in [`remote`].
+
+pub(crate) mod prefix;
+pub(crate) mod remote;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,6 +20,7 @@ use super::services::Families;
 use crate::intent::Key;
 use crate::intent::cilium::RemoteEndpoint;
 use crate::intent::endpoint::LocalEndpoint;
+use crate::intent::mesh::{RemoteNode, RemoteNodeKey};
 use crate::intent::node::Node;
 use crate::intent::slice::{Slice, SliceKey};
 
@@ -51,7 +59,11 @@ pub(crate) enum Source {
     Node(Key),
     RemoteEndpoint(Key),
     ApiServer,
+    /// Of another cluster.
+    RemoteNode(RemoteNodeKey),
     PodCidrs(Key),
+    /// Of another cluster's node.
+    RemotePodCidrs(RemoteNodeKey),
     World,
 }
 
@@ -62,7 +74,9 @@ impl std::fmt::Display for Source {
             Source::Node(k) => write!(f, "node {k}"),
             Source::RemoteEndpoint(k) => write!(f, "pod {k}"),
             Source::ApiServer => f.write_str("service default/kubernetes"),
+            Source::RemoteNode((cluster, name)) => write!(f, "node {name} of cluster {cluster}"),
             Source::PodCidrs(k) => write!(f, "pod CIDR of node {k}"),
+            Source::RemotePodCidrs((cluster, name)) => write!(f, "pod CIDR of node {name} of cluster {cluster}"),
             Source::World => f.write_str("reserved"),
         }
     }
@@ -82,15 +96,26 @@ pub(crate) struct Inputs {
     pub(crate) endpoints: Shared<Attachment, LocalEndpoint>,
     pub(crate) remote_endpoints: Shared<Key, RemoteEndpoint>,
     pub(crate) slices: Shared<SliceKey, Slice>,
+    pub(crate) remote_nodes: Shared<RemoteNodeKey, RemoteNode>,
+}
+
+impl Inputs {
+    /// This cluster's own inputs have been read completely.
+    pub(crate) fn synced(&self) -> bool {
+        self.nodes.synced() && self.remote_endpoints.synced() && self.endpoints.synced()
+    }
 }
 
 /// What changed, per input.
 pub(crate) struct Changed {
+    /// [`Inputs::synced`], asked before the changes were taken: then they are all among them.
+    pub(crate) synced: bool,
     pub(crate) nodes: Changes<Key>,
     pub(crate) endpoints: Changes<Attachment>,
     pub(crate) remote_endpoints: Changes<Key>,
     /// A slice of `default/kubernetes` changed.
     pub(crate) api_server: bool,
+    pub(crate) remote_nodes: Changes<RemoteNodeKey>,
 }
 
 pub(crate) struct Controller {
@@ -135,7 +160,15 @@ impl Controller {
         if changed.api_server {
             self.update_api_server();
         }
-        if self.inputs.nodes.synced() && self.inputs.remote_endpoints.synced() && self.inputs.endpoints.synced() {
+        for key in keys_of(changed.remote_nodes, &self.inputs.remote_nodes) {
+            let (addresses, cidrs) = match self.inputs.remote_nodes.get(&key) {
+                Some(node) => (remote_addresses(&node), self.remote_cidrs(&node)),
+                None => (BTreeMap::new(), BTreeMap::new()),
+            };
+            self.set(&Source::RemoteNode(key.clone()), addresses);
+            self.set(&Source::RemotePodCidrs(key), cidrs);
+        }
+        if changed.synced {
             self.out.mark_synced();
         }
     }
@@ -156,6 +189,12 @@ impl Controller {
     fn node_addresses(&self, key: &Key, node: &Node) -> BTreeMap<IpNet, IpcacheEntry> {
         let identity = if key.name == self.node { reserved::HOST } else { reserved::REMOTE_NODE };
         hosts(node.addresses.iter().map(|a| a.ip), IpcacheEntry { identity, in_cluster: true })
+    }
+
+    /// What is not known of a remote node's pods is the world, as in Cilium (`pkg/node/manager`), but reached natively.
+    fn remote_cidrs(&self, node: &RemoteNode) -> BTreeMap<IpNet, IpcacheEntry> {
+        let entry = |net: &IpNet| IpcacheEntry { identity: world_of(net.addr(), self.families), in_cluster: true };
+        node.pod_cidrs.iter().map(|net| (*net, entry(net))).collect()
     }
 
     fn set(&mut self, source: &Source, mut rows: BTreeMap<IpNet, IpcacheEntry>) {
@@ -187,13 +226,24 @@ fn keys_of<K: Ord + Clone, V: PartialEq>(changes: Changes<K>, table: &Shared<K, 
 }
 
 fn world(families: Families) -> BTreeMap<IpNet, IpcacheEntry> {
-    let both = families.v4 && families.v6;
-    let entry = |identity| IpcacheEntry { identity: if both { identity } else { reserved::WORLD }, in_cluster: false };
-    let any = |ip: IpAddr| IpNet::new(ip, 0).expect("0 is a prefix length of both families");
-    BTreeMap::from([
-        (any(Ipv4Addr::UNSPECIFIED.into()), entry(reserved::WORLD_IPV4)),
-        (any(Ipv6Addr::UNSPECIFIED.into()), entry(reserved::WORLD_IPV6)),
-    ])
+    let any = |ip: IpAddr| {
+        let net = IpNet::new(ip, 0).expect("0 is a prefix length of both families");
+        (net, IpcacheEntry { identity: world_of(ip, families), in_cluster: false })
+    };
+    BTreeMap::from([any(Ipv4Addr::UNSPECIFIED.into()), any(Ipv6Addr::UNSPECIFIED.into())])
+}
+
+fn world_of(ip: IpAddr, families: Families) -> u32 {
+    match ip {
+        _ if !(families.v4 && families.v6) => reserved::WORLD,
+        IpAddr::V4(_) => reserved::WORLD_IPV4,
+        IpAddr::V6(_) => reserved::WORLD_IPV6,
+    }
+}
+
+fn remote_addresses(node: &RemoteNode) -> BTreeMap<IpNet, IpcacheEntry> {
+    let entry = IpcacheEntry { identity: reserved::REMOTE_NODE, in_cluster: true };
+    hosts(node.addresses.iter().map(|a| a.ip), entry)
 }
 
 fn pod_cidrs(node: &Node) -> BTreeMap<IpNet, IpcacheEntry> {
@@ -203,117 +253,4 @@ fn pod_cidrs(node: &Node) -> BTreeMap<IpNet, IpcacheEntry> {
 
 fn hosts(ips: impl Iterator<Item = IpAddr>, entry: IpcacheEntry) -> BTreeMap<IpNet, IpcacheEntry> {
     ips.map(|ip| (IpNet::from(ip), entry)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::intent::node::NodeAddress;
-
-    fn inputs() -> Inputs {
-        Inputs {
-            nodes: Shared::default(),
-            endpoints: Shared::default(),
-            remote_endpoints: Shared::default(),
-            slices: Shared::default(),
-        }
-    }
-
-    fn node(ips: &[&str], cidrs: &[&str]) -> Node {
-        Node {
-            uid: String::new(),
-            labels: BTreeMap::new(),
-            pod_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
-            addresses: ips.iter().map(|ip| NodeAddress { ip: ip.parse().unwrap(), internal: true }).collect(),
-            provider_id: None,
-            boot_id: None,
-            taints: Box::default(),
-        }
-    }
-
-    fn none() -> Changed {
-        Changed {
-            nodes: Changes::Keys(vec![]),
-            endpoints: Changes::Keys(vec![]),
-            remote_endpoints: Changes::Keys(vec![]),
-            api_server: false,
-        }
-    }
-
-    fn lines(out: &Shared<IpNet, IpcacheRow>) -> Vec<String> {
-        out.read(|t| {
-            t.iter()
-                .map(|(p, r)| {
-                    format!("{p} {}{} {}", r.entry.identity, if r.entry.in_cluster { " in" } else { "" }, r.source)
-                })
-                .collect()
-        })
-    }
-
-    #[test]
-    fn nodes_pods_and_the_world() {
-        let (inputs, out) = (inputs(), Shared::default());
-        let mut c = Controller::new(inputs.clone(), &out, "n1", Families { v4: true, v6: true });
-        inputs.nodes.set(Key::new("", "n1"), node(&["10.0.0.11"], &["10.1.1.0/24"]));
-        inputs.nodes.set(Key::new("", "n2"), node(&["10.0.0.12", "fd00:10::12"], &["10.1.2.0/24"]));
-        let remote =
-            |id, ip: &str| RemoteEndpoint { addresses: [ip.parse().unwrap()].into(), identity: id, node: None };
-        inputs.remote_endpoints.set(Key::new("d", "web"), remote(4321, "10.1.2.7"));
-        let nodes = Changes::Keys(vec![Key::new("", "n1"), Key::new("", "n2")]);
-        let pods = Changes::Keys(vec![Key::new("d", "web")]);
-        c.update(Changed { nodes, remote_endpoints: pods, ..none() });
-        assert_eq!(
-            lines(&out),
-            [
-                "0.0.0.0/0 9 reserved",
-                "10.0.0.11/32 1 in node n1",
-                "10.0.0.12/32 6 in node n2",
-                "10.1.1.0/24 3 in pod CIDR of node n1",
-                "10.1.2.0/24 3 in pod CIDR of node n2",
-                "10.1.2.7/32 4321 in pod d/web",
-                "::/0 10 reserved",
-                "fd00:10::12/128 6 in node n2",
-            ]
-        );
-        assert!(!out.synced());
-        inputs.nodes.delete(&Key::new("", "n2"));
-        inputs.nodes.mark_synced();
-        inputs.endpoints.mark_synced();
-        inputs.remote_endpoints.mark_synced();
-        c.update(Changed { nodes: Changes::Keys(vec![Key::new("", "n2")]), ..none() });
-        assert_eq!(lines(&out).len(), 5);
-        assert!(out.synced());
-    }
-
-    #[test]
-    fn what_the_node_knows_itself_comes_first() {
-        let (inputs, out) = (inputs(), Shared::default());
-        let mut c = Controller::new(inputs.clone(), &out, "n1", Families { v4: true, v6: false });
-        let stale = RemoteEndpoint { addresses: ["10.1.1.2".parse().unwrap()].into(), identity: 300, node: None };
-        inputs.remote_endpoints.set(Key::new("d", "old"), stale);
-        let attachment = Attachment { container_id: "0123456789abcdef".into(), ifname: "eth0".into() };
-        inputs.endpoints.set(
-            attachment.clone(),
-            LocalEndpoint {
-                id: 7,
-                attachment: attachment.clone(),
-                pod: causeway_api::cni::PodRef::default(),
-                netns: String::new(),
-                ipv4: Some(Ipv4Addr::new(10, 1, 1, 2)),
-                ipv6: Some("fd00::2".parse().unwrap()),
-                host_ifname: String::new(),
-                ifindex: 1,
-                mac: [0; 6],
-                host_mac: [0; 6],
-                identity: 5000,
-                labels: vec![],
-            },
-        );
-        let old = Changes::Keys(vec![Key::new("d", "old")]);
-        c.update(Changed { endpoints: Changes::Keys(vec![attachment.clone()]), remote_endpoints: old, ..none() });
-        assert_eq!(lines(&out), ["0.0.0.0/0 2 reserved", "10.1.1.2/32 5000 in endpoint 0123456789ab"]);
-        inputs.endpoints.delete(&attachment);
-        c.update(Changed { endpoints: Changes::Keys(vec![attachment]), ..none() });
-        assert_eq!(lines(&out)[1], "10.1.1.2/32 300 in pod d/old");
-    }
 }

@@ -1,4 +1,18 @@
 //! What other clusters offer: rows made of what `causeway-mesh-remote` reads, each marked with its cluster.
+//!
+//! - [`sink`]: one cluster's words, typed; [`rows`] makes the rows.
+//! - [`intake`]: where the words of all clusters end: the tables, the store of addresses, and [`owners`] of ranges.
+//! - [`refusals`], [`progress`], [`latency`]: what people are told of it.
+
+pub(crate) mod intake;
+pub(crate) mod latency;
+pub(crate) mod owners;
+pub(crate) mod progress;
+pub(crate) mod refusals;
+mod rows;
+pub(crate) mod sink;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,7 +50,10 @@ pub(crate) struct RemoteCluster {
     pub(crate) stage: Stage,
 }
 
-/// A node of a remote cluster; the key is the cluster and the node's name.
+/// Names a node of a remote cluster.
+pub(crate) type RemoteNodeKey = (ClusterId, Box<str>);
+
+/// A node of a remote cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RemoteNode {
     pub(crate) addresses: Box<[NodeAddress]>,

@@ -8,6 +8,7 @@ pub(crate) mod cilium;
 pub(crate) mod endpoint;
 pub(crate) mod mesh;
 pub(crate) mod node;
+pub(crate) mod own_node;
 pub(crate) mod pod;
 pub(crate) mod service;
 pub(crate) mod slice;

@@ -54,6 +54,8 @@ struct Follower<O, R: Read<O>> {
     bad: BTreeSet<Key>,
     /// Objects that the running listing has not named yet.
     unseen: Option<BTreeSet<Key>>,
+    /// The last that was heard was that nothing arrives.
+    interrupted: bool,
 }
 
 impl<O, R> Follower<O, R>
@@ -64,10 +66,13 @@ where
     fn new(sink: Sink<R, R::Key, R::Row>) -> Self {
         let kind = O::kind(&()).into_owned();
         sink.watches.set(kind.clone(), WatchState::default());
-        Follower { sink, kind, rows: BTreeMap::new(), bad: BTreeSet::new(), unseen: None }
+        Follower { sink, kind, rows: BTreeMap::new(), bad: BTreeSet::new(), unseen: None, interrupted: false }
     }
 
     fn apply(&mut self, event: Event<O>) {
+        if !matches!(event, Event::Interrupted(_)) {
+            self.resumed();
+        }
         match event {
             Event::Relist => self.unseen = Some(self.rows.keys().chain(&self.bad).cloned().collect()),
             Event::Applied(object) => {
@@ -101,9 +106,18 @@ where
                 self.sink.watches.set(self.kind.clone(), WatchState { synced: true, interrupted: None });
             }
             Event::Interrupted(reason) => {
+                self.interrupted = true;
                 let synced = self.sink.table.synced();
                 self.sink.watches.set(self.kind.clone(), WatchState { synced, interrupted: Some(reason) });
             }
+        }
+    }
+
+    /// Something arrives again, though not necessarily a listing.
+    fn resumed(&mut self) {
+        if std::mem::take(&mut self.interrupted) {
+            let synced = self.sink.table.synced();
+            self.sink.watches.set(self.kind.clone(), WatchState { synced, interrupted: None });
         }
     }
 
@@ -216,7 +230,17 @@ mod tests {
     }
 
     #[test]
-    fn an_interruption_is_told_and_ends_with_the_next_listing() {
+    fn an_interruption_is_told_and_ends_with_the_next_event() {
+        let mut f = follower();
+        let interrupted = |f: &Slices| f.sink.watches.get(&"EndpointSlice".to_owned()).unwrap().interrupted.clone();
+        f.apply(Event::Relist);
+        f.apply(Event::Synced);
+        for event in [slice("a", "web", "10.1.1.2"), slice("a", "web", "x"), Event::Deleted(Key::new("default", "a"))] {
+            f.apply(Event::Interrupted("connection refused".into()));
+            assert!(interrupted(&f).is_some());
+            f.apply(event);
+            assert_eq!(interrupted(&f), None);
+        }
         let mut f = follower();
         f.apply(Event::Interrupted("connection refused".into()));
         let state = f.sink.watches.get(&"EndpointSlice".to_owned()).unwrap();

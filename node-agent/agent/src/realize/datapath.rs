@@ -12,8 +12,12 @@ use causeway_datapath_loader::{Datapath, FlowRow, Frontend, Proto, boot_time_s};
 use causeway_table::{Action, Apply, Backoff, Driver, Policy};
 use ipnet::IpNet;
 
+use super::mesh_ips;
 use crate::control::ipcache::IpcacheRow;
+use crate::control::ipcache::prefix::Prefix;
 use crate::control::services::LbRow;
+use crate::intent::mesh::intake::Intake;
+use crate::intent::mesh::progress::Progress;
 use crate::metrics::Metrics;
 
 /// How long a frontend stays programmed after it is no longer wanted: its withdrawal reaches the fabric first.
@@ -33,14 +37,10 @@ pub(crate) fn lb_driver(
     Ok(driver)
 }
 
-/// A reconciler of the ipcache, likewise.
-pub(crate) fn ipcache_driver(
-    desired: &causeway_table::Shared<IpNet, IpcacheRow>,
-    datapath: &dyn Datapath,
-) -> Result<Driver<IpNet, IpcacheRow>, causeway_datapath_loader::Error> {
-    let mut driver = Driver::new(desired, Policy::default());
-    driver.adopt(datapath.ipcache()?.into_keys().map(|prefix| (prefix, None)));
-    Ok(driver)
+/// A reconciler of this cluster's own rows of the ipcache. What an earlier process left in the map is not its business:
+/// the store of remote addresses keeps it until somebody claims it, and drops the rest.
+pub(crate) fn ipcache_driver(desired: &causeway_table::Shared<IpNet, IpcacheRow>) -> Driver<IpNet, IpcacheRow> {
+    Driver::new(desired, Policy::default())
 }
 
 /// Frontends into the datapath.
@@ -106,16 +106,30 @@ impl Apply<Frontend, LbRow> for LbApply {
     }
 }
 
-/// Prefixes into the ipcache.
-pub(crate) struct IpcacheApply(pub(crate) Arc<dyn Datapath>);
+/// This cluster's own prefixes into the ipcache. They come before what other clusters say of the same prefixes, which is
+/// programmed again when ours go.
+pub(crate) struct IpcacheApply {
+    pub(crate) datapath: Arc<dyn Datapath>,
+    pub(crate) intake: Intake,
+}
 
 impl Apply<IpNet, IpcacheRow> for IpcacheApply {
     async fn upsert(&mut self, key: &IpNet, row: &IpcacheRow) -> Result<(), String> {
-        self.0.upsert_ipcache(*key, row.entry).map(drop).map_err(|e| e.to_string())
+        // Held over the write, so that no remote row overtakes it.
+        let mut ips = self.intake.ips();
+        ips.local_set(Prefix::from(*key));
+        self.datapath.upsert_ipcache(*key, row.entry).map(drop).map_err(|e| e.to_string())
     }
 
     async fn delete(&mut self, key: &IpNet) -> Result<(), String> {
-        self.0.delete_ipcache(*key).map(drop).map_err(|e| e.to_string())
+        let prefix = Prefix::from(*key);
+        let mut ips = self.intake.ips();
+        let Some(identity) = ips.local_gone(prefix) else {
+            return self.datapath.delete_ipcache(*key).map(drop).map_err(|e| e.to_string());
+        };
+        self.datapath.upsert_ipcache(*key, mesh_ips::entry(identity)).map_err(|e| e.to_string())?;
+        ips.wrote(prefix);
+        Ok(())
     }
 }
 
@@ -127,10 +141,17 @@ pub(crate) struct SliceLatency {
 }
 
 impl SliceLatency {
-    pub(crate) fn observe(&mut self, metrics: &Metrics, action: &Action<Frontend, LbRow>, result: &Result<(), String>) {
+    pub(crate) fn observe(
+        &mut self,
+        metrics: &Metrics,
+        progress: &Progress,
+        action: &Action<Frontend, LbRow>,
+        result: &Result<(), String>,
+    ) {
         match (action, result) {
             (Action::Upsert { key, value }, Ok(())) => {
                 let Some(seen) = value.seen else { return };
+                progress.service_written(&value.service, seen.0);
                 if self.measured.insert(*key, seen.0) != Some(seen.0) {
                     metrics.slice_to_map(seen.0.elapsed());
                 }
@@ -164,8 +185,10 @@ pub(crate) async fn collect_flows(datapath: Arc<dyn Datapath>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::ipcache::remote::Entry;
     use crate::control::services::{AddressKind, LbRow};
     use crate::intent::Key;
+    use crate::tables::Tables;
     use causeway_datapath_loader::{Backend, Fake, LbService};
     use causeway_table::{RowStatus, Shared};
 
@@ -216,6 +239,30 @@ mod tests {
         assert!(synced.elapsed() >= DRAIN);
         assert_eq!(fake.services().unwrap().len(), 1);
         task.abort();
+    }
+
+    #[tokio::test]
+    async fn local_rows_come_first_and_remote_ones_come_back() {
+        let fake = Arc::new(Fake::new());
+        let tables = Tables::default();
+        let intake = Intake::new(&tables, []);
+        let net: IpNet = "10.2.0.1/32".parse().unwrap();
+        let mut apply = IpcacheApply { datapath: fake.clone(), intake: intake.clone() };
+        let row = |identity| IpcacheRow {
+            entry: causeway_datapath_loader::IpcacheEntry { identity, in_cluster: true },
+            source: crate::control::ipcache::Source::World,
+        };
+        let identity = || fake.ipcache().unwrap().get(&net).map(|e| e.identity);
+        apply.upsert(&net, &row(300)).await.unwrap();
+        let entry = Entry { identity: 131_072, host: None, revision: 1 };
+        intake.ips().put(2, net.into(), entry, None);
+        assert_eq!((identity(), intake.ips().waiting()), (Some(300), 0));
+        apply.delete(&net).await.unwrap();
+        assert_eq!(identity(), Some(131_072));
+        apply.upsert(&net, &row(301)).await.unwrap();
+        intake.ips().delete(2, net.into(), 2, None);
+        apply.delete(&net).await.unwrap();
+        assert_eq!((identity(), intake.ips().len()), (None, 0));
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +12,18 @@ use causeway_k8s::{
     AddressPair, CiliumEndpoint, CiliumEndpointStatus, CiliumIdentity, EndpointIdentity, EndpointNetworking,
     EndpointPolicy, EndpointPolicyDirection, ExternalIdentifiers, NamedPort,
 };
+use causeway_table::Changes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, Client};
 
 use super::kube_api::{self, Retry, WriteError};
 use crate::cni::Cni;
+use crate::config::Config;
 use crate::control::identity;
-use crate::intent::Key;
+use crate::intent::cilium::EndpointReader;
 use crate::intent::endpoint::LocalEndpoint;
 use crate::intent::pod::Pod;
+use crate::intent::{Key, Read as _};
 use crate::tables::Tables;
 
 /// Attempts to find a number that no other agent takes at the same moment, per pass.
@@ -30,6 +34,8 @@ pub(crate) struct Endpoints {
     tables: Tables,
     cni: Arc<Cni>,
     cluster: String,
+    /// Numbers that this cluster's identities may have.
+    own: RangeInclusive<u32>,
     /// Addresses of this node, IPv4 first.
     node_ips: Vec<IpAddr>,
     /// Identities that this process made and the watch has not shown yet.
@@ -42,6 +48,8 @@ pub(crate) struct Endpoints {
 struct Written {
     object: CiliumEndpoint,
     uid: Option<String>,
+    /// Somebody deleted or changed it.
+    spoilt: bool,
 }
 
 impl Endpoints {
@@ -49,14 +57,15 @@ impl Endpoints {
         client: Client,
         tables: Tables,
         cni: Arc<Cni>,
-        cluster: &str,
+        config: &Config,
         node_ips: Vec<IpAddr>,
     ) -> Endpoints {
         Endpoints {
             client,
             tables,
             cni,
-            cluster: cluster.to_owned(),
+            cluster: config.cluster_name.to_string(),
+            own: config.mesh.scale.identities(config.mesh.id),
             node_ips,
             made: BTreeMap::new(),
             written: BTreeMap::new(),
@@ -71,6 +80,7 @@ impl Endpoints {
         let mut pods = t.pods.reader();
         let mut namespaces = t.namespaces.reader();
         let mut identities = t.identities.reader();
+        let mut told = t.remote_endpoints.reader();
         let mut retry = Retry::default();
         loop {
             endpoints.changes();
@@ -88,14 +98,50 @@ impl Endpoints {
                     retry.failed()
                 }
             };
-            tokio::select! {
-                () = endpoints.changed() => {}
-                () = pods.changed() => {}
-                () = namespaces.changed() => {}
-                () = identities.changed() => {}
-                () = tokio::time::sleep(again) => {}
+            let again = tokio::time::sleep(again);
+            tokio::pin!(again);
+            loop {
+                tokio::select! {
+                    () = endpoints.changed() => break,
+                    () = pods.changed() => break,
+                    () = namespaces.changed() => break,
+                    () = identities.changed() => break,
+                    // All nodes' endpoints come here: only what is about ours is worth a pass.
+                    () = told.changed() => {
+                        if self.look(told.changes()) {
+                            break;
+                        }
+                    }
+                    () = &mut again => break,
+                }
             }
         }
+    }
+
+    /// Compares what Kubernetes has with what was written. True: something was deleted or changed and must be written
+    /// again. An event from before our own write may say so too; then it is written once more, to no effect.
+    fn look(&mut self, changes: Changes<Key>) -> bool {
+        if !self.tables.remote_endpoints.synced() {
+            return false;
+        }
+        let changed = |key: &Key| match &changes {
+            Changes::Keys(keys) => keys.contains(key),
+            Changes::Reset => true,
+        };
+        let mut any = false;
+        for written in self.written.values_mut() {
+            let key = Key::of(&written.object);
+            if !changed(&key) {
+                continue;
+            }
+            let wanted = EndpointReader.read(&key, written.object.clone()).ok().flatten().map(|(_, row)| row);
+            let there = self.tables.remote_endpoints.get(&key);
+            if there.as_deref() != wanted.as_ref() {
+                written.spoilt = true;
+                any = true;
+            }
+        }
+        any
     }
 
     /// Goes over all endpoints; a failure of one does not keep the others from their turn.
@@ -117,7 +163,7 @@ impl Endpoints {
             self.sweep().await?;
             self.swept = true;
         }
-        self.made.retain(|labels, _| self.tables.identities.read(|t| identity::find(labels, t).is_none()));
+        self.made.retain(|labels, _| self.tables.identities.read(|t| identity::find(labels, &self.own, t).is_none()));
         result
     }
 
@@ -157,15 +203,17 @@ impl Endpoints {
         labels: BTreeMap<String, String>,
         list: &Vec<String>,
     ) -> Result<Option<u32>, WriteError> {
-        let known = self.tables.identities.read(|t| identity::find(list, t)).or_else(|| self.made.get(list).copied());
+        let own = self.own.clone();
+        let found = self.tables.identities.read(|t| identity::find(list, &own, t));
+        let known = found.or_else(|| self.made.get(list).copied());
         if known.is_some() || !self.tables.identities.synced() {
             return Ok(known);
         }
         let api: Api<CiliumIdentity> = Api::all(self.client.clone());
         for _ in 0..CREATE_ATTEMPTS {
             let random: u32 = rand::random();
-            let Some(id) = self.tables.identities.read(|t| identity::choose(random, t)) else {
-                tracing::error!("all {} identities are taken; remove unused CiliumIdentity objects", identity::LAST);
+            let Some(id) = self.tables.identities.read(|t| identity::choose(random, &own, t)) else {
+                tracing::error!(?own, "all identities are taken; remove unused CiliumIdentity objects");
                 return Ok(None);
             };
             let mut object = CiliumIdentity::new(id, labels.clone());
@@ -185,12 +233,12 @@ impl Endpoints {
 
     async fn write(&mut self, key: &Key, endpoint: &LocalEndpoint, pod: &Pod) -> Result<(), WriteError> {
         let object = cilium_endpoint(key, endpoint, pod, &self.node_ips);
-        if self.written.get(&endpoint.attachment).is_some_and(|w| w.object == object) {
+        if self.written.get(&endpoint.attachment).is_some_and(|w| w.object == object && !w.spoilt) {
             return Ok(());
         }
         let api: Api<CiliumEndpoint> = Api::namespaced(self.client.clone(), &key.namespace);
         let uid = kube_api::upsert(&api, &object).await?.metadata.uid;
-        self.written.insert(endpoint.attachment.clone(), Written { object, uid });
+        self.written.insert(endpoint.attachment.clone(), Written { object, uid, spoilt: false });
         Ok(())
     }
 
@@ -333,6 +381,9 @@ mod tests {
             "service-account": "default",
         }});
         assert_eq!(serde_json::to_value(&object).unwrap(), want);
+        let key = Key::of(&object);
+        let (read, row) = EndpointReader.read(&key, object).unwrap().unwrap();
+        assert_eq!((read, row.identity, row.addresses.len(), row.node), (key, 40000, 2, Some(ips[0])));
     }
 
     #[test]

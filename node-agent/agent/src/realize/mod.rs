@@ -8,6 +8,8 @@ pub(crate) mod datapath;
 pub(crate) mod endpoints;
 pub(crate) mod hurry;
 pub(crate) mod kube_api;
+pub(crate) mod mesh;
+pub(crate) mod mesh_ips;
 pub(crate) mod netlink;
 pub(crate) mod node;
 pub(crate) mod pod;

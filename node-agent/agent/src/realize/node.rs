@@ -13,6 +13,7 @@ use super::kube_api::{self, FIELD_MANAGER, Retry, WriteError};
 use crate::config::Config;
 use crate::intent::Key;
 use crate::intent::node::Node;
+use crate::intent::own_node::contains;
 use crate::tables::Tables;
 
 /// Cilium's taint: pods are not scheduled here until the agent removes it.
@@ -28,11 +29,16 @@ impl NodeWriter {
     /// Runs for ever. Waiting is cancel-safe.
     pub(crate) async fn run(self) {
         let mut nodes = self.tables.nodes.reader();
+        let mut own = self.tables.own_node.reader();
         let key = Key::new("", self.config.node_name.clone());
         let mut written: Option<CiliumNode> = None;
         let mut retry = Retry::default();
         loop {
             nodes.changes();
+            own.changes();
+            if written.as_ref().is_some_and(|object| self.is_spoilt(&key, object)) {
+                written = None;
+            }
             let mut again = Duration::from_secs(86_400);
             if let Some(node) = self.tables.nodes.get(&key) {
                 match self.pass(&node, &mut written).await {
@@ -45,9 +51,17 @@ impl NodeWriter {
             }
             tokio::select! {
                 () = nodes.changed() => {}
+                () = own.changed() => {}
                 () = tokio::time::sleep(again) => {}
             }
         }
+    }
+
+    /// Somebody deleted or changed what was written. An event from before our own write may say so too; then it is
+    /// written once more, to no effect.
+    fn is_spoilt(&self, key: &Key, written: &CiliumNode) -> bool {
+        let wanted = serde_json::to_value(written).unwrap_or_default();
+        self.tables.own_node.synced() && self.tables.own_node.get(key).is_none_or(|there| !contains(&there.0, &wanted))
     }
 
     async fn pass(&self, node: &Node, written: &mut Option<CiliumNode>) -> Result<(), WriteError> {
