@@ -175,8 +175,8 @@ enum What {
     Write(Vec<Item>),
     /// With the group's epoch.
     List(GroupId, u64),
-    /// The group's prefixes, in one transaction.
-    Clear(GroupId),
+    /// The group's prefixes, in one transaction; with its epoch.
+    Clear(GroupId, u64),
     Grant,
     KeepAlive(LeaseId),
 }

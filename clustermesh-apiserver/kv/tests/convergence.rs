@@ -181,7 +181,8 @@ enum Does {
     Listed,
     /// Says the set again, with these keys only.
     Relist(BTreeSet<u8>),
-    /// The group is removed and added again.
+    Remove,
+    /// The group is removed, if it is there, and added again.
     Renew,
     Deliver(u8),
     Wait(u16),
@@ -201,7 +202,8 @@ fn does() -> impl Strategy<Value = Does> {
         4 => (0..20u8).prop_map(Does::Delete),
         2 => Just(Does::Listed),
         1 => proptest::collection::btree_set(0..20u8, 0..10).prop_map(Does::Relist),
-        1 => Just(Does::Renew),
+        1 => Just(Does::Remove),
+        2 => Just(Does::Renew),
         10 => (1..4u8).prop_map(Does::Deliver),
         4 => (1..10_000u16).prop_map(Does::Wait),
         1 => Just(Does::Disconnect),
@@ -220,6 +222,7 @@ struct Writer {
     now: Now,
     replies: VecDeque<Reply>,
     model: BTreeMap<String, Bytes>,
+    removed: bool,
     /// The set was called complete.
     listed: bool,
     /// For the first time, and nothing has changed since.
@@ -253,6 +256,7 @@ impl Writer {
             now: Now { at: Instant::now(), wall: UNIX_EPOCH },
             replies: VecDeque::new(),
             model: BTreeMap::new(),
+            removed: false,
             listed: false,
             settled: false,
             lossy: false,
@@ -286,6 +290,9 @@ impl Writer {
     }
 
     fn set(&mut self, k: u8, v: u8) {
+        if self.removed {
+            return;
+        }
         self.publish.set(self.id, &key(k), Bytes::from(vec![v]));
         self.model.insert(key(k), Bytes::from(vec![v]));
         self.settled = false;
@@ -293,7 +300,7 @@ impl Writer {
 
     fn listed(&mut self) {
         self.publish.listed(self.id);
-        self.settled |= !self.listed && !self.lossy;
+        self.settled |= !self.listed && !self.lossy && !self.removed;
         self.listed = true;
     }
 
@@ -312,9 +319,12 @@ impl Writer {
                 keys.iter().for_each(|k| self.set(*k, 9));
                 self.listed();
             }
-            Does::Renew => {
+            Does::Remove | Does::Renew => {
                 self.publish.remove_group(self.id);
-                self.id = self.publish.add_group(group());
+                self.removed = matches!(does, Does::Remove);
+                if !self.removed {
+                    self.id = self.publish.add_group(group());
+                }
                 self.model.clear();
                 (self.listed, self.settled) = (false, false);
             }
@@ -376,10 +386,10 @@ proptest! {
         }
         writer.end()?;
         prop_assert_eq!(&contents(&writer.twin, PREFIX), &writer.model);
-        prop_assert_eq!(contents(&writer.twin, CANARY).len(), 1);
+        prop_assert_eq!(contents(&writer.twin, CANARY).len(), usize::from(!writer.removed));
         let stats = writer.publish.stats();
         prop_assert!(stats.groups.iter().all(|group| group.synced && group.queued == 0), "{:?}", stats);
-        prop_assert_eq!(stats.groups.len(), 1);
+        prop_assert_eq!(stats.groups.len(), usize::from(!writer.removed));
         // Everything is under a lease, none of which has too much.
         let leases = writer.twin.leases();
         prop_assert_eq!(leases.iter().map(|(_, keys)| keys).sum::<usize>(), writer.twin.entries("").len());

@@ -32,8 +32,10 @@ impl Publish {
                 self.page(id, entries, more, revision);
             }
             (What::List(id, _), _) => self.list_again(id),
-            (What::Clear(id), Outcome::Failed(_)) => self.not_cleared(id, now),
-            (What::Clear(id), _) => self.cleared(id),
+            (What::Clear(id, epoch), outcome) => {
+                let done = !matches!(outcome, Outcome::Failed(_));
+                self.cleared(id, epoch, done, now);
+            }
             (What::Grant, Outcome::Lease { id, ttl }) if !ttl.is_zero() => {
                 (self.granting, self.grant_tries) = (false, 0);
                 self.leases.granted(id, ttl, now.at);
@@ -94,11 +96,8 @@ impl Publish {
                 for key in group.keys.values_mut() {
                     key.lease = None;
                 }
-                if group.leaving {
-                    continue;
-                }
                 self.queue.extend(group.doubt().into_iter().map(|name| (*id, name)));
-                if group.wants_listing() {
+                if !group.leaving && group.wants_listing() {
                     self.listings.push_back(*id);
                 }
             }
@@ -241,26 +240,26 @@ impl Publish {
         }
     }
 
-    fn cleared(&mut self, id: GroupId) {
+    fn cleared(&mut self, id: GroupId, epoch: u64, done: bool, now: Now) {
         let Some(group) = self.groups.get_mut(&id) else { return };
+        group.clearing = false;
         if !group.leaving {
             return self.doubt_after_clearance(id);
+        }
+        if group.epoch != epoch {
+            // It was revived and removed again since, or the store is another one: what was emptied is not known.
+            return self.clearances.push_back(id);
+        }
+        if !done {
+            let tries = group.tries;
+            group.tries += 1;
+            let at = self.retry_at(tries, now);
+            return self.later(at, Later::Clear(id));
         }
         for lease in group.keys.values().filter_map(|key| key.lease) {
             self.leases.free(lease);
         }
         self.groups.remove(&id);
-    }
-
-    fn not_cleared(&mut self, id: GroupId, now: Now) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
-        if !group.leaving {
-            return self.doubt_after_clearance(id);
-        }
-        let tries = group.tries;
-        group.tries += 1;
-        let at = self.retry_at(tries, now);
-        self.later(at, Later::Clear(id));
     }
 
     /// The group was revived while its prefixes were being emptied.

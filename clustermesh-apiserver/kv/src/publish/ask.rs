@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::group::Phase;
+use super::group::{Phase, Stage};
 use super::{Asked, Item, Later, OWN, Publish, What};
 use crate::clock::{Now, rfc3339};
 use crate::op::{MAX_BATCH, Op, Ticket, Write};
@@ -46,7 +46,9 @@ impl Publish {
             }
         }
         for id in std::mem::take(&mut self.canaries) {
-            let canary = self.groups.get(&id).and_then(|group| group.spec.canary.clone());
+            // Removed, or emptied again, in the meantime?
+            let group = self.groups.get(&id).filter(|group| group.stage == Stage::Flushed);
+            let canary = group.and_then(|group| group.spec.canary.clone());
             if let Some(canary) = canary {
                 self.set(OWN, &canary, Bytes::from(rfc3339(now.wall)));
             }
@@ -77,14 +79,15 @@ impl Publish {
     fn next_clearance(&mut self) -> Option<(What, Op)> {
         for _ in 0..self.clearances.len() {
             let id = self.clearances.pop_front()?;
-            let Some(group) = self.groups.get(&id).filter(|group| group.leaving) else { continue };
-            if group.flying > 0 {
+            let Some(group) = self.groups.get_mut(&id).filter(|group| group.leaving) else { continue };
+            if group.flying > 0 || group.clearing {
                 self.clearances.push_back(id);
                 continue;
             }
+            group.clearing = true;
             let prefixes = group.spec.prefixes.iter().take(MAX_BATCH);
             let writes = prefixes.map(|prefix| Write::DeletePrefix { prefix: prefix.clone() }).collect();
-            return Some((What::Clear(id), Op::Write { writes }));
+            return Some((What::Clear(id, group.epoch), Op::Write { writes }));
         }
         None
     }

@@ -31,6 +31,8 @@ pub(super) struct GroupState {
     generation: u64,
     /// Being removed: nothing is taken any more.
     pub(super) leaving: bool,
+    /// Its prefixes are being emptied: what is in the store is not known before the answer.
+    pub(super) clearing: bool,
     /// Tries of a listing or of a clearance that failed.
     pub(super) tries: u32,
 }
@@ -140,6 +142,7 @@ impl GroupState {
             flying: 0,
             generation: 0,
             leaving: false,
+            clearing: false,
             tries: 0,
         }
     }
@@ -192,7 +195,7 @@ impl GroupState {
     /// If the set is complete and the store has been read: keys to queue (strays), and from here on the canary waits
     /// for everything that is not written.
     pub(super) fn complete(&mut self) -> Vec<Arc<str>> {
-        if !self.listed || self.listing.prefix < self.spec.prefixes.len() {
+        if !self.listed || self.clearing || self.listing.prefix < self.spec.prefixes.len() {
             return Vec::new();
         }
         let mut queue = Vec::new();
