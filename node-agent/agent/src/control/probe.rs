@@ -14,6 +14,10 @@
 //! # What a probe cannot know
 //! It asks from the host's address. Where the other cluster's network policy keeps that away from a pod, the pod counts
 //! as dead here: it then serves only where nobody else does, and its row says why.
+//!
+//! # What it costs
+//! Each node asks for itself, since each has its own way to the backend: one that `n` nodes use gets `n / R` handshakes a
+//! second. Where that is too much, `--clustermesh-probe-interval` is the remedy.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
