@@ -240,36 +240,31 @@ impl Publish {
         }
     }
 
+    /// The emptying of a group's prefixes came back. Unless that was the end of the group, nobody knows what is left:
+    /// it failed half-way, or the group was revived, or the store is another one.
     fn cleared(&mut self, id: GroupId, epoch: u64, done: bool, now: Now) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         group.clearing = false;
+        if done && group.leaving && group.epoch == epoch {
+            for lease in group.keys.values().filter_map(|key| key.lease) {
+                self.leases.free(lease);
+            }
+            self.groups.remove(&id);
+            return;
+        }
+        let queued = group.doubt();
+        self.queue.extend(queued.into_iter().map(|name| (id, name)));
         if !group.leaving {
-            return self.doubt_after_clearance(id);
-        }
-        if group.epoch != epoch {
-            // It was revived and removed again since, or the store is another one: what was emptied is not known.
-            return self.clearances.push_back(id);
-        }
-        if !done {
-            let tries = group.tries;
-            group.tries += 1;
-            let at = self.retry_at(tries, now);
-            return self.later(at, Later::Clear(id));
-        }
-        for lease in group.keys.values().filter_map(|key| key.lease) {
-            self.leases.free(lease);
-        }
-        self.groups.remove(&id);
-    }
-
-    /// The group was revived while its prefixes were being emptied.
-    fn doubt_after_clearance(&mut self, id: GroupId) {
-        if let Some(group) = self.groups.get_mut(&id) {
-            let queued = group.doubt();
             if group.wants_listing() {
                 self.listings.push_back(id);
             }
-            self.queue.extend(queued.into_iter().map(|name| (id, name)));
+        } else if done {
+            self.clearances.push_back(id);
+        } else {
+            let tries = group.tries;
+            group.tries += 1;
+            let at = self.retry_at(tries, now);
+            self.later(at, Later::Clear(id));
         }
     }
 
