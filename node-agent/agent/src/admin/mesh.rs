@@ -1,6 +1,7 @@
 //! What the admin socket and the metrics show of other clusters.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
 use causeway_api::ErrorBody;
@@ -14,7 +15,8 @@ use causeway_mesh_schema::{ClusterId, Kind};
 use super::families::{counter, gauge, sample};
 use super::views::component;
 use super::{Admin, Running};
-use crate::intent::mesh::latency;
+use crate::intent::mesh::{Target, latency};
+use crate::intent::slice::{Slice, SlicePort};
 use crate::metrics::{Family, Sample};
 
 /// Conflicts of a kind that are named.
@@ -74,7 +76,7 @@ impl Admin {
         match (trouble, self.tables.mesh_offers.synced()) {
             (None, _) => component("clustermesh", Health::Ok, text),
             (Some(trouble), true) => component("clustermesh", Health::Ok, format!("{text}; {trouble}")),
-            (Some(trouble), false) => component("clustermesh", Health::Starting, format!("{text}; {trouble}")),
+            (Some(trouble), false) => component("clustermesh", Health::Degraded, format!("{text}, waiting; {trouble}")),
         }
     }
 
@@ -169,18 +171,29 @@ impl Admin {
         }));
     }
 
-    /// Backends of this cluster's that are probed and dead, of those that offers name.
+    /// Of the cluster's backends those that have been probed, and those that are dead.
     fn probes_of(&self, id: ClusterId) -> ProbeCounts {
-        let remote: BTreeSet<_> = self.tables.lb.read(|t| {
-            let rows = t.iter().filter_map(|(frontend, row)| Some((frontend.proto, row.remote.as_ref()?)));
-            rows.flat_map(|(proto, r)| r.iter().filter(|(_, c)| **c == id).map(move |(addr, _)| (*addr, proto)))
-                .collect()
+        let backends: BTreeSet<Target> = self.tables.mesh_offers.read(|t| {
+            let slices = t.iter().filter(|(key, _)| key.cluster == id).flat_map(|(_, offer)| offer.slices.iter());
+            slices.flat_map(|slice| targets(slice)).collect()
         });
-        let dead = self.tables.target_health.read(|t| {
-            t.iter().filter(|(target, health)| !health.alive && remote.contains(&(target.addr, target.proto))).count()
+        let mut counts = ProbeCounts::default();
+        self.tables.target_health.read(|t| {
+            for (_, health) in t.iter().filter(|(target, _)| backends.contains(target)) {
+                counts.targets += 1;
+                counts.dead += usize::from(!health.alive);
+            }
         });
-        ProbeCounts { targets: remote.len(), dead }
+        counts
     }
+}
+
+fn targets(slice: &Slice) -> impl Iterator<Item = Target> {
+    let of_port = |port: &SlicePort| {
+        let (number, proto) = (port.port, port.proto);
+        slice.endpoints.iter().map(move |e| Target { addr: SocketAddr::new(e.address, number), proto })
+    };
+    slice.ports.iter().flat_map(of_port)
 }
 
 fn work(running: &Running) -> IpcacheWork {

@@ -13,7 +13,7 @@ pub(crate) struct MeshConfig {
     /// `None`: 0, this cluster meets no others.
     pub(crate) id: Option<ClusterId>,
     pub(crate) scale: Scale,
-    /// A file per other cluster.
+    /// A file per other cluster; empty: none.
     pub(crate) directory: PathBuf,
     /// It was named, so that it is waited for when it does not exist.
     directory_given: bool,
@@ -63,7 +63,7 @@ impl MeshConfig {
         Ok(MeshConfig {
             id,
             scale,
-            directory: v.required("clustermesh-config")?.into(),
+            directory: v.optional("clustermesh-config").unwrap_or_default().into(),
             directory_given: v.given("clustermesh-config"),
             sync_timeout: duration(v, "clustermesh-sync-timeout")?,
             cache_ttl: if cache_ttl.is_zero() { Duration::MAX } else { cache_ttl },
@@ -80,6 +80,9 @@ impl MeshConfig {
     pub(crate) fn off(&self) -> Option<String> {
         if self.id.is_none() {
             return Some("--cluster-id is 0".to_owned());
+        }
+        if self.directory.as_os_str().is_empty() {
+            return Some("--clustermesh-config is empty".to_owned());
         }
         let there = self.directory_given || self.directory.exists();
         (!there).then(|| format!("--clustermesh-config is not given, and {} does not exist", self.directory.display()))
@@ -134,6 +137,8 @@ mod tests {
         assert!(off.off().unwrap().contains("/nowhere does not exist"));
         let there = MeshConfig { directory: "/".into(), ..off };
         assert_eq!(there.off(), None);
+        let none = mesh(&["--cluster-id", "1", "--clustermesh-config", ""]).unwrap();
+        assert_eq!(none.off().unwrap(), "--clustermesh-config is empty");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! being away changes no row.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use causeway_k8s::Event;
 use causeway_table::Shared;
@@ -39,10 +40,21 @@ where
 {
     let mut follower = Follower::new(sink);
     let mut events = std::pin::pin!(events);
-    while let Some(event) = events.next().await {
-        follower.apply(event);
+    loop {
+        let next = events.next();
+        let event = if follower.interrupted { tokio::time::timeout(QUIET, next).await } else { Ok(next.await) };
+        match event {
+            Ok(Some(event)) => follower.apply(event),
+            Ok(None) => return,
+            // No attempt has failed for longer than there can be between two: the watch stands, and nothing changes.
+            Err(_) => follower.resumed(),
+        }
     }
 }
+
+/// Longer than the watch waits between two attempts (at most 5 s), and one takes to fail (the client's connect timeout,
+/// 5 s).
+const QUIET: Duration = Duration::from_secs(15);
 
 /// The part without I/O: which rows came from which objects.
 struct Follower<O, R: Read<O>> {

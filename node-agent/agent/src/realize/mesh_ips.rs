@@ -77,6 +77,12 @@ impl Writer {
         if failed { Batch::Failed } else { Batch::Done }
     }
 
+    /// One batch; false when there is nothing to do.
+    #[cfg(test)]
+    pub(crate) fn batch_for_tests(&self) -> bool {
+        self.batch() != Batch::Idle
+    }
+
     fn write(&self, job: &Job) -> causeway_datapath_loader::Result<bool> {
         match job.identity {
             Some(identity) => self.datapath.upsert_ipcache(job.prefix.net(), entry(identity)),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -155,7 +155,7 @@ impl<T> Ranges<T> {
 /// For tests and messages: an IPv4 address of four bytes.
 #[cfg(test)]
 pub(crate) fn v4(a: u8, b: u8, c: u8, d: u8) -> Prefix {
-    Prefix::host(Ipv4Addr::new(a, b, c, d).into())
+    Prefix::host(IpAddr::from([a, b, c, d]))
 }
 
 #[cfg(test)]

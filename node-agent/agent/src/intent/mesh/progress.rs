@@ -13,8 +13,9 @@ use super::latency::Latency;
 use crate::control::ipcache::prefix::Prefix;
 use crate::intent::Key;
 
-/// Changes of Services that wait for their rows; more are not measured.
+/// Services whose changes wait for their rows, and changes of one that wait together; more are not measured.
 const MAX_PENDING: usize = 4096;
+const MAX_TOGETHER: usize = 64;
 
 /// A change that has had no effect on any row for so long will have none.
 const PENDING_FOR: Duration = Duration::from_secs(60);
@@ -47,7 +48,7 @@ pub(crate) struct Latencies {
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     latencies: Mutex<BTreeMap<u16, Latencies>>,
-    pending: Mutex<BTreeMap<(Key, u16), Pending>>,
+    pending: Mutex<BTreeMap<(Key, u16), Vec<Pending>>>,
     tracing: AtomicBool,
     trace: Mutex<Trace>,
     pub(crate) upserts: AtomicU64,
@@ -93,28 +94,42 @@ impl Progress {
     pub(crate) fn service_changed(&self, service: &Key, change: Pending) {
         let mut pending = lock(&self.pending);
         if pending.len() >= MAX_PENDING {
-            pending.retain(|_, p| p.received.elapsed() < PENDING_FOR);
+            pending.retain(|_, all| all.iter().any(|p| p.received.elapsed() < PENDING_FOR));
         }
         if pending.len() < MAX_PENDING {
-            pending.insert((service.clone(), change.cluster), change);
+            let of_service = pending.entry((service.clone(), change.cluster)).or_default();
+            if of_service.len() == MAX_TOGETHER {
+                of_service.remove(0);
+            }
+            of_service.push(change);
         }
+    }
+
+    /// A Service's entry came with another revision and the same backends.
+    pub(crate) fn service_unchanged(&self, service: &Key, change: Pending) {
+        self.record(change.cluster, change.revision, false, || Name::Service(service.clone()));
     }
 
     /// A row of the Service is in the maps; `seen` is when the newest of what it is made of arrived. The first row of a
     /// Service with several stands for all.
     pub(crate) fn service_written(&self, service: &Key, seen: Instant) {
-        let done = {
+        let mut done = Vec::new();
+        {
             let mut pending = lock(&self.pending);
             if pending.is_empty() {
                 return;
             }
-            let of_service = pending.range((service.clone(), 0)..=(service.clone(), u16::MAX));
-            let done: Vec<Pending> = of_service.map(|(_, p)| *p).filter(|p| p.received <= seen).collect();
-            for p in &done {
-                pending.remove(&(service.clone(), p.cluster));
+            let mut over = Vec::new();
+            for (key, waiting) in pending.range_mut((service.clone(), 0)..=(service.clone(), u16::MAX)) {
+                done.extend(waiting.extract_if(.., |p| p.received <= seen));
+                if waiting.is_empty() {
+                    over.push(key.clone());
+                }
             }
-            done
-        };
+            for key in over {
+                pending.remove(&key);
+            }
+        }
         for p in done {
             let took = p.received.elapsed();
             let mut latencies = lock(&self.latencies);

@@ -59,6 +59,10 @@ struct Batch {
 
 impl Sink for ClusterSink {
     fn apply(&mut self, change: Change) {
+        let part_of_listing = match &change {
+            Change::Put { kind, .. } | Change::Deleted { kind, .. } => self.listing.contains_key(kind),
+            _ => false,
+        };
         match change {
             Change::Connected(info) => {
                 self.info = Some(info);
@@ -76,7 +80,7 @@ impl Sink for ClusterSink {
             Change::Listed(kind) => self.listed(kind),
             Change::Forget => self.forget(),
         }
-        if self.listing.is_empty() || self.batch.len() >= BATCH {
+        if !part_of_listing || self.batch.len() >= BATCH {
             self.flush();
         }
     }
@@ -312,7 +316,7 @@ impl ClusterSink {
                             self.intake.progress().service_changed(&service, pending);
                             t.set(key, offer);
                         }
-                        Some(_) => {}
+                        Some((_, pending)) => self.intake.progress().service_unchanged(&service, pending),
                         None => {
                             t.delete(&key);
                         }

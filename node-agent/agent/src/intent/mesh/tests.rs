@@ -208,3 +208,43 @@ fn nodes_and_addresses_in_our_ranges_are_refused_until_we_move() {
     w.intake.local_nodes(causeway_table::Changes::Keys(vec![Key::new("", "a")]), &nodes);
     assert_eq!((w.nodes().len(), w.identity("10.2.1.5")), (1, Some(131_100)));
 }
+
+fn resident_mb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = status.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096 / (1 << 20)
+}
+
+/// Everything that a remote address costs this process but the connection: the store, its queue, the map's mirror (which
+/// the fake has like the kernel's), and what the allocator keeps.
+#[test]
+#[ignore = "takes seconds and measures the process: cargo test -p causeway-agent memory -- --ignored --nocapture"]
+fn memory_of_remote_addresses() {
+    use causeway_datapath_loader::{Datapath as _, Fake};
+
+    let fake = Arc::new(Fake::new());
+    let before = resident_mb();
+    let mut w = World::new();
+    let writer = crate::realize::mesh_ips::Writer {
+        intake: w.intake.clone(),
+        datapath: fake.clone(),
+        own: w.tables.ipcache.clone(),
+    };
+    w.sink.apply(Change::Relisting(Kind::Ips));
+    let mut grown = Vec::new();
+    for n in 0..500_000_u32 {
+        let [_, b, c, d] = n.to_be_bytes();
+        let ip = format!("10.{}.{c}.{d}", 100 + b);
+        w.put(Kind::Ips, &ip, &pod(&ip, 131_072 + n % 5000));
+        if n % 1000 == 999 {
+            while writer.batch_for_tests() {}
+        }
+        if n + 1 == 100_000 || n + 1 == 500_000 {
+            grown.push(resident_mb() - before);
+        }
+    }
+    w.sink.apply(Change::Listed(Kind::Ips));
+    assert_eq!(fake.ipcache().unwrap().len(), 500_000);
+    println!("100,000: {} MB, 500,000: {} MB", grown[0], grown[1]);
+    assert!(grown[0] <= 20 && grown[1] <= 100, "{grown:?}");
+}
