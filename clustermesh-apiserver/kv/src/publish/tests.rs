@@ -232,6 +232,23 @@ fn an_empty_store_is_filled_again_and_its_canary_comes_last() {
 }
 
 #[test]
+fn a_store_that_is_behind_has_lost_everything_not_only_what_was_touched() {
+    let mut bench = Bench::new(Settings { keys_per_lease: 1, ..Settings::default() });
+    let id = bench.publish.add_group(nodes());
+    for key in ["n/1", "n/2", "n/3"] {
+        bench.publish.set(id, key, value("a"));
+    }
+    bench.publish.listed(id);
+    bench.settle();
+    bench.twin.wipe(7);
+    bench.publish.set(id, "n/1", value("b"));
+    bench.settle();
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(bench.store("n/"), ["n/1=b", "n/2=a", "n/3=a"]);
+    assert!(bench.synced());
+}
+
+#[test]
 fn a_bad_key_does_not_stop_good_ones() {
     let mut bench = Bench::new(Settings::default());
     let id = bench.publish.add_group(nodes());
