@@ -258,3 +258,41 @@ fn show(steps: &[Step]) -> String {
     }
     table.render()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Args, Clustermesh, Command};
+    use clap::Parser as _;
+
+    fn parse(words: &str) -> Result<Clustermesh, clap::Error> {
+        let args = Args::try_parse_from(["causeway", "clustermesh"].into_iter().chain(words.split_whitespace()))?;
+        match args.command {
+            Command::Clustermesh { command } => Ok(command),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_enable_needs() {
+        let Ok(Clustermesh::Enable(flags)) = parse("enable --secrets-only --kubeconfig=/k") else { panic!("refused") };
+        assert_eq!(flags.here.kubeconfig.as_deref(), Some("/k".as_ref()));
+        assert_eq!(flags.here.namespace, "kube-system");
+        assert!(parse("enable --image x --service-type NodePort --node-port 32379 --print").is_ok());
+        for bad in ["enable", "enable --secrets-only --print", "enable --image x --ca-from d --inherit-ca c"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_connect_takes() {
+        let words = "connect --context a --destination-context b --mode=direct --endpoint=192.0.2.1:2379 \
+                     --endpoint=[2001:db8::1]:2379 --source-endpoint 192.0.2.2";
+        let Ok(Clustermesh::Connect(flags)) = parse(words) else { panic!("refused") };
+        assert_eq!((flags.endpoint.len(), flags.source_endpoint.len(), flags.mode), (2, 1, Mode::Direct));
+        let Ok(Clustermesh::Connect(flags)) = parse("connect --destination-context b") else { panic!("refused") };
+        assert_eq!(flags.mode, Mode::Cached);
+        assert!(parse("connect --endpoint nowhere:0").is_err());
+        assert!(parse("disconnect --destination-name west").is_ok());
+    }
+}

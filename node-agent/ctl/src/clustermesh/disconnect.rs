@@ -34,17 +34,30 @@ async fn other(flags: &Disconnect, ours: &Cluster) -> Result<(Result<Cluster, St
     } else {
         Err("no --destination-context was given".to_owned())
     };
-    if let Some(name) = &there.destination_name {
-        let name = ClusterName::parse(name).map_err(|error| Trouble(format!("--destination-name: {error}")))?;
-        return Ok((cluster, name));
-    }
     let asked = match &cluster {
         Ok(cluster) => cluster.side(None, there.destination_id, None).await.map_err(|trouble| trouble.to_string()),
         Err(why) => Err(why.clone()),
     };
-    match asked {
-        Ok(side) => Ok((cluster, side.name)),
-        Err(why) => Err(unnamed(ours, &why).await?.into()),
+    match (&there.destination_name, asked) {
+        (None, Ok(side)) => Ok((cluster, side.name)),
+        (None, Err(why)) => Err(unnamed(ours, &why).await?.into()),
+        (Some(given), asked) => {
+            let name = ClusterName::parse(given).map_err(|error| Trouble(format!("--destination-name: {error}")))?;
+            same(&name, asked.ok().map(|side| side.name))?;
+            Ok((cluster, name))
+        }
+    }
+}
+
+/// A name that was mistyped would clear one side only.
+fn same(given: &ClusterName, own: Option<ClusterName>) -> Result<(), SetupError> {
+    match own {
+        Some(own) if own != *given => Err(SetupError::new(
+            "--destination-name",
+            format!("it says {given}, but the cluster calls itself {own}"),
+            "leave the flag away, or name the context of that cluster",
+        )),
+        _ => Ok(()),
     }
 }
 
