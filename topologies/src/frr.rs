@@ -57,7 +57,12 @@ fn bgp(plan: &Plan, tor: &TorPlan) -> String {
         [(asn, _)] => asn.to_string(),
         _ => "external".into(),
     };
-    let mut text = format!(
+    let links: Vec<(&LinkEnd, u32)> =
+        plan.links_of(&tor.name).filter_map(|(_, other)| Some((other, plan.tor(&other.tor)?.asn))).collect();
+    // Before its use: a route map that comes later takes effect only after FRR's delay of 5 s.
+    let mut text = if links.is_empty() { String::new() } else { loopbacks() };
+    let _ = write!(
+        text,
         "!\nrouter bgp {}\n bgp router-id {}\n no bgp default ipv4-unicast\n no bgp ebgp-requires-policy\n \
          bgp log-neighbor-changes\n bgp bestpath as-path multipath-relax\n \
          bgp graceful-restart stalepath-time {STALE_PATH_S}\n timers bgp 3 9\n bgp listen limit 200\n",
@@ -72,8 +77,6 @@ fn bgp(plan: &Plan, tor: &TorPlan) -> String {
              bgp listen range {range} peer-group NODES-{group}\n"
         );
     }
-    let links: Vec<(&LinkEnd, u32)> =
-        plan.links_of(&tor.name).filter_map(|(_, other)| Some((other, plan.tor(&other.tor)?.asn))).collect();
     for (other, asn) in &links {
         for peer in [other.v4.addr().to_string(), other.v6.addr().to_string()] {
             let _ = write!(
@@ -100,15 +103,12 @@ fn bgp(plan: &Plan, tor: &TorPlan) -> String {
         text.push_str(" exit-address-family\n");
     }
     text.push_str("exit\n");
-    if !links.is_empty() {
-        text.push_str(&loopbacks());
-    }
     text
 }
 
 /// What of the kernel's routes is told over links.
 fn loopbacks() -> String {
-    let mut text = String::new();
+    let mut text = String::from("!\n");
     for (group, family, length, ranges) in
         [("V4", "ip", 32, LOOPBACKS.map(|pair| pair.0)), ("V6", "ipv6", 128, LOOPBACKS.map(|pair| pair.1))]
     {

@@ -177,7 +177,6 @@ fn etcd(programs: &Programs, plane: &HostPlan, files: &Files) -> Vec<String> {
         format!("--key-file={}/tls.key", server.display()),
         format!("--listen-client-urls=https://127.0.0.1:{ETCD_PORT},{own}"),
         format!("--advertise-client-urls={own}"),
-        "--listen-metrics-urls=http://127.0.0.1:9963".into(),
         ETCD_COMPACTION.into(),
     ]
 }

@@ -74,7 +74,7 @@ fn fill(zone: &Zone, query: &Query, response: &mut Message) -> ResponseCode {
     let mut seen = BTreeSet::new();
     loop {
         let name = text(&owner);
-        let found = match zone.answer(&name, kind) {
+        let mut found = match zone.answer(&name, kind) {
             Answer::NotOurs if seen.is_empty() => return ResponseCode::Refused,
             // An alias to somewhere else is all that we know.
             Answer::NotOurs => return ResponseCode::NoError,
@@ -86,6 +86,7 @@ fn fill(zone: &Zone, query: &Query, response: &mut Message) -> ResponseCode {
             Answer::Found(found) => found,
         };
         response.metadata.authoritative = true;
+        spread(&mut found, response.metadata.id);
         let Some(next) = add(&owner, &found, response) else {
             if found.is_empty() {
                 deny(&name, response);
@@ -96,6 +97,15 @@ fn fill(zone: &Zone, query: &Query, response: &mut Message) -> ResponseCode {
             return ResponseCode::ServFail;
         }
         owner = next;
+    }
+}
+
+/// Begins somewhere else for every question, as CoreDNS' `loadbalance` does: many clients take the first address. The
+/// question's id is as good as any random number.
+fn spread(found: &mut [Data], id: u16) {
+    if !found.is_empty() {
+        let first = usize::from(id) % found.len();
+        found.rotate_left(first);
     }
 }
 
@@ -205,6 +215,18 @@ mod tests {
         assert!(ask(name, RecordType::A, Some(4096), Transport::Udp).metadata.truncation, "never more than {MOST_UDP}");
         let whole = ask(name, RecordType::A, None, Transport::Tcp);
         assert!(!whole.metadata.truncation && whole.answers.len() == 100);
+    }
+
+    #[test]
+    fn every_address_comes_first_at_times() {
+        let first = |id: u16| {
+            let mut request = Message::new(id, MessageType::Query, OpCode::Query);
+            request.add_query(Query::query(absolute("many.shop.svc.cluster.local").unwrap(), RecordType::A));
+            let answer = respond(&zone(), &request.to_vec().unwrap(), Transport::Tcp).unwrap();
+            Message::from_vec(&answer).unwrap().answers[0].data.ip_addr()
+        };
+        let seen: BTreeSet<_> = (0..100).map(first).collect();
+        assert_eq!(seen.len(), 100);
     }
 
     #[test]
