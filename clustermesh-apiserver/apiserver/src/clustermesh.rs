@@ -11,6 +11,7 @@ mod watches;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use axum::extract::State;
@@ -70,15 +71,29 @@ pub(crate) async fn run(flags: Clustermesh) -> anyhow::Result<()> {
     if flags.cluster_users_enabled {
         tasks.spawn(users::keep(flags.cluster_users_config_path.clone(), home.name.clone(), connect));
     }
+    tasks.spawn(bootstrap(Arc::clone(&shared)));
     let watches = Watches::start(&client, flags.enable_cilium_endpoint_slice, flags.clustermesh_enable_mcs_api);
-    let health = ([0, 0, 0, 0], flags.health_port).into();
+    let health = http::everywhere(flags.health_port);
     let metrics = flags.local.prometheus_serve_addr;
     tokio::select! {
         () = export_for_ever(export, watches, groups, &shared) => Ok(()),
         result = http::serve(health, "--health-port", health_router(Arc::clone(&shared))) => result,
         result = serve_metrics(metrics, Arc::clone(&shared)) => result,
-        Some(ended) = tasks.join_next() => ended.context("a task of the writer failed"),
+        Some(Err(error)) = tasks.join_next() => Err(error).context("a task of the writer failed"),
         result = http::told_to_stop() => result,
+    }
+}
+
+/// Looks until everything has been written once, so that the metric tells when that was, whoever else looks.
+async fn bootstrap(shared: Arc<Shared>) {
+    const LOOK: Duration = Duration::from_millis(100);
+    let mut looks = tokio::time::interval(LOOK);
+    loop {
+        looks.tick().await;
+        if shared.missing().is_empty() {
+            tracing::info!("everything is written once");
+            return;
+        }
     }
 }
 

@@ -243,14 +243,14 @@ impl Export {
                 let converted = convert::endpoint::endpoint(&object);
                 let global = self.namespaces.is_global(&key.namespace);
                 let namespace = key.namespace.clone();
-                self.ips.set(&key, &namespace, converted.value, global, &mut self.out);
+                self.ips.set(&key, &namespace, &converted.value, global, &mut self.out);
                 converted.faults
             }
             Object::EndpointSlice(object) => {
                 let converted = convert::endpoint::endpoint_slice(&object);
                 let namespace = object.namespace.unwrap_or_default();
                 let global = self.namespaces.is_global(&namespace);
-                self.ips.set(&key, &namespace, converted.value, global, &mut self.out);
+                self.ips.set(&key, &namespace, &converted.value, global, &mut self.out);
                 converted.faults
             }
             Object::Service(object) => {

@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(flags.export_mode(), ExportMode::EndpointSlices);
         assert!(flags.enable_cilium_endpoint_slice && flags.clustermesh_enable_mcs_api && flags.cluster_users_enabled);
         assert!(!flags.clustermesh_default_global_namespace);
-        assert_eq!(flags.local.prometheus_serve_addr.unwrap().to_string(), "0.0.0.0:9962");
+        assert_eq!(flags.local.prometheus_serve_addr.unwrap().to_string(), "[::]:9962");
     }
 
     #[test]

@@ -74,13 +74,27 @@ pub(crate) async fn run(flags: Kvstoremesh) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(publisher.run(Session::open(connect)));
     tasks.spawn(Mirrors::reap(mirror));
-    let health = ([0, 0, 0, 0], flags.health_port).into();
+    tasks.spawn(bootstrap(Arc::clone(&shared)));
+    let health = http::everywhere(flags.health_port);
     tokio::select! {
         result = http::serve(health, "--health-port", health_router(Arc::clone(&shared))) => result,
         result = http::serve(flags.api_serve_addr, "--api-serve-addr", api_router(Arc::clone(&shared))) => result,
         result = serve_metrics(flags.local.prometheus_serve_addr, shared) => result,
-        Some(ended) = tasks.join_next() => ended.context("a task of the writer failed"),
+        Some(Err(error)) = tasks.join_next() => Err(error).context("a task of the writer failed"),
         result = http::told_to_stop() => result,
+    }
+}
+
+/// Looks until everything has been copied once, so that the metric tells when that was, whoever else looks.
+async fn bootstrap(shared: Arc<Shared>) {
+    const LOOK: Duration = Duration::from_millis(500);
+    let mut looks = tokio::time::interval(LOOK);
+    loop {
+        looks.tick().await;
+        if shared.missing().is_empty() {
+            tracing::info!("ready");
+            return;
+        }
     }
 }
 

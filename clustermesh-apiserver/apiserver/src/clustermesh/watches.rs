@@ -1,9 +1,12 @@
 //! Everything that is watched, as one stream of the core's inputs.
 
+use causeway_k8s::ServiceExport;
 use causeway_k8s::watch::{Config, Event, Key, watch_lenient};
 use futures::stream::{BoxStream, SelectAll};
 use futures::{FutureExt, StreamExt, stream};
-use kube::{Client, Resource};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::runtime::{conditions, wait::await_condition};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
 use crate::export::{Export, Input, Object, Source};
@@ -21,12 +24,12 @@ impl Watches {
     pub(super) fn start(client: &Client, endpoint_slices: bool, service_exports: bool) -> Watches {
         let mut inputs = SelectAll::new();
         inputs.push(follow(client, Source::Namespaces, Object::Namespace));
-        inputs.push(follow(client, Source::Nodes, Object::Node));
-        inputs.push(follow(client, Source::Identities, Object::Identity));
+        inputs.push(follow_custom(client, Source::Nodes, Object::Node));
+        inputs.push(follow_custom(client, Source::Identities, Object::Identity));
         inputs.push(if endpoint_slices {
-            follow(client, Source::Endpoints, Object::EndpointSlice)
+            follow_custom(client, Source::Endpoints, Object::EndpointSlice)
         } else {
-            follow(client, Source::Endpoints, Object::Endpoint)
+            follow_custom(client, Source::Endpoints, Object::Endpoint)
         });
         inputs.push(follow(client, Source::Services, Object::Service));
         inputs.push(follow(client, Source::Slices, Object::Slice));
@@ -58,27 +61,38 @@ where
     events.filter_map(move |event| std::future::ready(input(source, event, wrap))).boxed()
 }
 
-/// Where the definition is not installed there are no exports, which is as good an answer as any; it may come later.
-fn follow_exports(client: &Client) -> BoxStream<'static, Input> {
-    let client = client.clone();
-    let first = stream::once({
-        let client = client.clone();
-        async move { (!is_served(&client).await).then_some(Input::Synced(Source::Exports)) }
-    });
-    let first = first.filter_map(std::future::ready);
-    first.chain(follow(&client, Source::Exports, Object::Export)).boxed()
+/// The same for a kind that has to be defined first.
+fn follow_custom<K>(client: &Client, source: Source, wrap: fn(Box<K>) -> Object) -> BoxStream<'static, Input>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + Send + 'static,
+{
+    let defined = stream::once(defined(client.clone(), definition::<K>())).filter_map(|()| std::future::ready(None));
+    defined.chain(follow(client, source, wrap)).boxed()
 }
 
-/// In doubt it is, so that nothing is called complete that is not.
-async fn is_served(client: &Client) -> bool {
-    let version = format!("{}/{}", causeway_k8s::mcs::GROUP, causeway_k8s::mcs::VERSION);
-    match client.list_api_group_resources(&version).await {
-        Ok(kinds) => kinds.resources.iter().any(|kind| kind.name == "serviceexports"),
-        Err(kube::Error::Api(status)) if status.code == 404 => {
-            tracing::info!("ServiceExport is not installed; nothing is exported by it until it is");
-            false
-        }
-        Err(_) => true,
+/// Where the definition is not installed there are no exports, which is as good an answer as any; it may come later.
+fn follow_exports(client: &Client) -> BoxStream<'static, Input> {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let first = stream::once(async move {
+        let found = definitions.get_opt(&definition::<ServiceExport>()).await;
+        matches!(found, Ok(None)).then_some(Input::Synced(Source::Exports))
+    });
+    let rest = follow_custom(client, Source::Exports, Object::Export);
+    first.filter_map(std::future::ready).chain(rest).boxed()
+}
+
+fn definition<K: Resource<DynamicType = ()>>() -> String {
+    format!("{}.{}", K::plural(&()), K::group(&()))
+}
+
+/// Waits until the definition is there. In doubt it is: the watch itself then says what is wrong.
+async fn defined(client: Client, name: String) {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client);
+    if let Ok(None) = definitions.get_opt(&name).await {
+        tracing::info!(definition = name, "not installed yet; waiting for it");
+    }
+    if let Err(error) = await_condition(definitions, &name, conditions::is_crd_established()).await {
+        tracing::debug!(definition = name, %error, "cannot be waited for");
     }
 }
 

@@ -45,7 +45,7 @@ impl Ips {
         &mut self,
         key: &Key,
         namespace: &str,
-        entries: Vec<IpIdentity>,
+        entries: &[IpIdentity],
         global: bool,
         out: &mut VecDeque<Output>,
     ) {

@@ -376,6 +376,23 @@ fn a_flood_of_slices_writes_their_service_once() {
 }
 
 #[test]
+fn a_change_among_many_costs_its_own_keys() {
+    let mut world = world();
+    world.apply(&service("shop", GLOBAL));
+    for n in 0..2000 {
+        let ip = format!("10.{}.{}.1", 4 + n / 250, n % 250);
+        world.apply(&endpoint("shop", &format!("pod-{n}"), &format!("{{ipv4: {ip}}}")));
+    }
+    world.writes();
+    world.apply(&endpoint("shop", "pod-7", "{ipv4: 10.4.7.1}").replace("199472", "199999"));
+    assert_eq!(world.writes(), 1);
+    world.apply(&endpoint("shop", "pod-7", "{ipv4: 10.4.7.1}").replace("199472", "199999"));
+    assert_eq!(world.writes(), 0);
+    world.apply(&endpoint("shop", "pod-7", "{ipv4: 10.99.7.1}"));
+    assert_eq!(world.writes(), 2, "one comes, one goes");
+}
+
+#[test]
 fn exports_need_the_service_and_the_export() {
     let mut world = world();
     world.apply(EXPORT);

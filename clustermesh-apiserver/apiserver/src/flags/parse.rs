@@ -1,6 +1,6 @@
 //! Values of flags that Go's libraries read: times, listening addresses, options of the store.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -60,14 +60,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(bad()) } else { Ok(total) }
 }
 
-/// `:9962` is every address; `localhost` is the IPv4 one.
+/// `:9962` is every address of both families; `localhost` is the IPv4 one.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    let with = |prefix: &str, host: Ipv4Addr| {
+    let with = |prefix: &str, host: IpAddr| {
         let port = text.strip_prefix(prefix).and_then(|port| port.parse().ok());
         port.map(|port| SocketAddr::from((host, port)))
     };
-    with(":", Ipv4Addr::UNSPECIFIED)
-        .or_else(|| with("localhost:", Ipv4Addr::LOCALHOST))
+    with(":", Ipv6Addr::UNSPECIFIED.into())
+        .or_else(|| with("localhost:", Ipv4Addr::LOCALHOST.into()))
         .or_else(|| text.parse().ok())
         .ok_or_else(|| format!("{text:?} is no address with a port; write one such as 127.0.0.1:9962, or :9962"))
 }
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn addresses() {
         let table = [
-            (":1", "0.0.0.0:1"),
+            (":1", "[::]:1"),
             ("localhost:2", "127.0.0.1:2"),
             ("[::1]:3", "[::1]:3"),
             ("192.0.2.1:4", "192.0.2.1:4"),
