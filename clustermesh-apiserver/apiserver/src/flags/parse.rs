@@ -89,12 +89,8 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let table = [
-            (":1", "[::]:1"),
-            ("localhost:2", "127.0.0.1:2"),
-            ("[::1]:3", "[::1]:3"),
-            ("192.0.2.1:4", "192.0.2.1:4"),
-        ];
+        let table =
+            [(":1", "[::]:1"), ("localhost:2", "127.0.0.1:2"), ("[::1]:3", "[::1]:3"), ("192.0.2.1:4", "192.0.2.1:4")];
         for (text, address) in table {
             assert_eq!(listen_address(text).unwrap().to_string(), address);
         }
