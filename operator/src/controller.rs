@@ -18,7 +18,7 @@ use crate::apply::{self, Outcome};
 use crate::mesh::Remotes;
 use crate::plan::{bgp, identity_gc, lb_service, lb_status, mcs, pod_cidr, slices};
 use crate::telemetry::Telemetry;
-use crate::world::{Trade, Watches, World};
+use crate::world::{MeshWorld, Trade, Watches, World};
 
 /// Delay before a trade whose changes failed is run again; doubles up to the longest.
 const FIRST_RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -89,10 +89,12 @@ impl Schedule {
 impl Controller {
     /// `remotes`: what the other clusters say; nothing without a mesh.
     pub(crate) fn new(client: Client, settings: Settings, telemetry: Telemetry, remotes: Remotes) -> Controller {
+        let on = |trade| settings.trades.contains(&trade);
+        let mesh = MeshWorld::new(on(Trade::Mcs), on(Trade::Slices));
         Controller {
             client,
+            world: World { mesh, ..World::default() },
             settings,
-            world: World::default(),
             telemetry,
             memory: identity_gc::Memory::default(),
             schedule: BTreeMap::new(),

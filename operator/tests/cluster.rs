@@ -1,6 +1,7 @@
 //! The whole operator, as a process, against the lab's API server: what a cluster sees of it. Loopback only, no root.
 
 mod common;
+mod mesh;
 
 use causeway_k8s::{CiliumBGPClusterConfig, CiliumBGPNodeConfig, CiliumLoadBalancerIPPool, condition};
 use common::{Lab, within};

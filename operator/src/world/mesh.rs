@@ -33,18 +33,22 @@ pub(crate) struct MeshWorld {
 /// Services to look at.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
+    /// Somebody takes out what is put in; otherwise nothing is.
+    taken: bool,
     keys: BTreeSet<Key>,
-    /// All that there are.
+    /// All that there are, beside the keys.
     everything: bool,
 }
 
 impl Backlog {
     pub(crate) fn extend(&mut self, keys: impl IntoIterator<Item = Key>) {
-        self.keys.extend(keys);
+        if self.taken {
+            self.keys.extend(keys);
+        }
     }
 
-    pub(crate) fn everything(&mut self) {
-        self.everything = true;
+    fn everything(&mut self) {
+        self.everything = self.taken;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -96,6 +100,12 @@ impl SliceIndex {
 const BOTH: [Trade; 2] = [Trade::Mcs, Trade::Slices];
 
 impl MeshWorld {
+    /// `mcs`, `sync`: whether the trade is on.
+    pub(crate) fn new(mcs: bool, sync: bool) -> MeshWorld {
+        let backlog = |taken| Backlog { taken, ..Backlog::default() };
+        MeshWorld { mcs: backlog(mcs), sync: backlog(sync), ..MeshWorld::default() }
+    }
+
     /// `keys` are Services that came, changed or went.
     pub(super) fn services(&mut self, keys: &[Key], synced: bool) {
         for key in keys {
@@ -205,7 +215,13 @@ impl MeshWorld {
         global_by_default: bool,
     ) -> mcs::View<'a> {
         let derived = Key::new(&*key.namespace, derived_name(key));
-        self.exported.insert(derived.clone(), key.clone());
+        let remote: Vec<_> = said.clusters().filter_map(|(_, cluster)| Some(&**cluster.export(key)?)).collect();
+        let local = self.exports.objects().contains_key(key) || self.imports.objects().contains_key(key);
+        if local || !remote.is_empty() || services.objects().contains_key(&derived) {
+            self.exported.insert(derived.clone(), key.clone());
+        } else {
+            self.exported.remove(&derived);
+        }
         let this = &*self;
         let written = |slice: &&EndpointSlice| slices::is_ours(slice) || mcs::is_copy(slice);
         mcs::View {
@@ -216,7 +232,7 @@ impl MeshWorld {
             derived: get(services, &derived),
             slices: this.slices_of(key).filter(|slice| !written(slice)).collect(),
             copies: this.slices_of(&derived).filter(|slice| mcs::is_copy(slice)).collect(),
-            remote: said.clusters().filter_map(|(_, cluster)| cluster.export(key).map(|export| &**export)).collect(),
+            remote,
             awaited: said.awaited_exports(),
             complete: said.is_complete(),
         }

@@ -98,7 +98,7 @@ impl Lab {
             let value: serde_json::Value = serde_yaml_ng::from_str(document).unwrap();
             let object: kube::api::DynamicObject = serde_json::from_value(value).unwrap();
             let types = object.types.clone().unwrap();
-            if types.api_version.starts_with("cilium.io/") {
+            if types.api_version.starts_with("cilium.io/") || types.api_version.starts_with(causeway_k8s::mcs::GROUP) {
                 self.served(&types.kind).await;
             }
             let kind = kube::api::GroupVersionKind::try_from(&types).unwrap();
@@ -116,7 +116,7 @@ impl Lab {
     }
 
     async fn served(&self, kind: &str) {
-        let crds = causeway_k8s::crds();
+        let crds = [causeway_k8s::crds(), causeway_k8s::mcs_crds()].concat();
         let name = crds.iter().find(|crd| crd.spec.names.kind == kind).unwrap().metadata.name.clone().unwrap();
         let established = kube::runtime::conditions::is_crd_established();
         within(&format!("{kind} is served"), await_condition(Api::all(self.client.clone()), &name, established))
