@@ -58,7 +58,7 @@ struct Mesh {
 impl Mesh {
     /// Runs ourselves in the node's namespace and returns what it printed.
     fn inner(&self, words: &[&str]) -> Result<Value> {
-        let certs = self.lab.dir().join(PLANE).join("secrets/clustermesh-apiserver-admin-cert");
+        let certs = self.lab.dir().join(PLANE).join("mesh/certificates/admin");
         let socket = self.lab.dir().join(NODE).join("agent.sock");
         let out = Command::new("nsenter")
             .arg(format!("--net={}", self.lab.netns(NODE)))
@@ -188,7 +188,7 @@ fn resync(table: &mut Table, mesh: &Mesh) -> Result<()> {
 impl Mesh {
     /// As [`Mesh::inner`], on the control plane that has the store: the way from the node is cut.
     fn inner_at_plane(&self, words: &[&str]) -> Result<Value> {
-        let certs = self.lab.dir().join(PLANE).join("secrets/clustermesh-apiserver-admin-cert");
+        let certs = self.lab.dir().join(PLANE).join("mesh/certificates/admin");
         let out = Command::new("nsenter")
             .arg(format!("--net={}", self.lab.netns(PLANE)))
             .arg(std::env::current_exe()?)

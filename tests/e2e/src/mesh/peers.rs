@@ -101,7 +101,7 @@ pub(crate) fn expired(lab: &Lab) -> Result<String> {
         let patch = serde_json::json!({"data": {name.clone(): cert, key_name.clone(): key}}).to_string();
         lab.cluster(EAST).run(&["-n", "kube-system", "patch", "secret", secret, "--type=merge", "-p", &patch])?;
         until(SOON, "the file is on the control plane", || {
-            let file = store::certificates(lab, "cp-east", secret)?.join(&name);
+            let file = store::files(lab, "cp-east", "clustermesh")?.join(&name);
             let there = std::fs::read(&file)?;
             ensure!(base64(&there)? == cert, "{} is still the old one", file.display());
             Ok(())

@@ -8,7 +8,7 @@ use crate::lab::{Lab, text};
 
 /// `etcdctl` on a control plane, as the user that may do everything.
 pub(crate) fn etcdctl(lab: &Lab, plane: &str, args: &[&str]) -> Result<String> {
-    let certs = certificates(lab, plane, "clustermesh-apiserver-admin-cert")?;
+    let certs = files(lab, plane, "certificates/admin")?;
     let file = |name: &str| certs.join(name).display().to_string();
     let (ca, cert, key) = (file("ca.crt"), file("tls.crt"), file("tls.key"));
     let mut all = vec!["etcdctl", "--endpoints=https://127.0.0.1:2379", "--dial-timeout=3s", "--command-timeout=10s"];
@@ -20,9 +20,9 @@ pub(crate) fn etcdctl(lab: &Lab, plane: &str, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// Where a Secret's files are on a host.
-pub(crate) fn certificates(lab: &Lab, host: &str, secret: &str) -> Result<PathBuf> {
-    let dir = lab.dir().join(host).join("secrets").join(secret);
+/// Where files of the mesh are on a control plane.
+pub(crate) fn files(lab: &Lab, plane: &str, what: &str) -> Result<PathBuf> {
+    let dir = lab.dir().join(plane).join("mesh").join(what);
     ensure!(dir.is_dir(), "{} is not there", dir.display());
     Ok(dir)
 }
