@@ -108,7 +108,7 @@ impl Endpoints {
                     () = identities.changed() => break,
                     // All nodes' endpoints come here: only what is about ours is worth a pass.
                     () = told.changed() => {
-                        if self.look(told.changes()) {
+                        if self.look(&told.changes()) {
                             break;
                         }
                     }
@@ -120,11 +120,11 @@ impl Endpoints {
 
     /// Compares what Kubernetes has with what was written. True: something was deleted or changed and must be written
     /// again. An event from before our own write may say so too; then it is written once more, to no effect.
-    fn look(&mut self, changes: Changes<Key>) -> bool {
+    fn look(&mut self, changes: &Changes<Key>) -> bool {
         if !self.tables.remote_endpoints.synced() {
             return false;
         }
-        let changed = |key: &Key| match &changes {
+        let changed = |key: &Key| match changes {
             Changes::Keys(keys) => keys.contains(key),
             Changes::Reset => true,
         };

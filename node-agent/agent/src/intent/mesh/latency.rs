@@ -4,10 +4,8 @@ use std::time::Duration;
 
 /// Buckets per doubling: a value is told to within an eighth.
 const STEPS: u32 = 8;
-/// Doublings from a microsecond to 18 minutes.
-const DOUBLINGS: u32 = 30;
-#[expect(clippy::cast_possible_truncation, reason = "240")]
-const BUCKETS: usize = (STEPS * DOUBLINGS) as usize;
+/// 30 doublings, from a microsecond to 18 minutes.
+const BUCKETS: usize = 8 * 30;
 
 /// When so many have been counted, all counts are halved: the newest few thousand decide.
 const FORGET_AT: u32 = 8192;

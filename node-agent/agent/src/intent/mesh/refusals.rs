@@ -15,11 +15,11 @@ pub(crate) struct Refusals {
 
 impl Refusals {
     /// The entry cannot be used.
-    pub(super) fn add(&mut self, kind: Kind, name: &str, invalid: Invalid) {
+    pub(super) fn add(&mut self, kind: Kind, name: &str, invalid: &Invalid) {
         self.total += 1;
         let key = (kind, name.into());
         if self.named.len() < MAX_NAMED || self.named.contains_key(&key) {
-            if self.named.insert(key, invalid.clone()).as_ref() != Some(&invalid) {
+            if self.named.insert(key, invalid.clone()).as_ref() != Some(invalid) {
                 tracing::warn!(%kind, name, %invalid, "a remote cluster's entry is not used");
             }
         } else if self.total.is_power_of_two() {
@@ -57,13 +57,13 @@ mod tests {
         let invalid = |key: &str| Invalid { key: key.into(), problem: "bad".into(), remedy: "mend it".into() };
         let mut r = Refusals::default();
         for n in 0..1000 {
-            r.add(Kind::Ips, &n.to_string(), invalid("x"));
+            r.add(Kind::Ips, &n.to_string(), &invalid("x"));
         }
         assert_eq!((r.total(), r.named().count()), (1000, MAX_NAMED));
         r.clear(Kind::Ips, "5");
         r.clear(Kind::Ips, "999");
         assert_eq!(r.named().count(), MAX_NAMED - 1);
-        r.add(Kind::Nodes, "n1", invalid("y"));
+        r.add(Kind::Nodes, "n1", &invalid("y"));
         assert!(r.named().any(|(kind, name, _)| (kind, name) == (Kind::Nodes, "n1")));
     }
 }

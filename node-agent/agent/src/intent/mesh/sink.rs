@@ -74,7 +74,7 @@ impl Sink for ClusterSink {
             }
             Change::Relisting(kind) => self.relisting(kind),
             Change::Put { kind, name, value, revision, store } => {
-                self.put(kind, &name, &value, number(revision), store)
+                self.put(kind, &name, &value, number(revision), store);
             }
             Change::Deleted { kind, name, revision } => self.delete(kind, &name, number(revision)),
             Change::Listed(kind) => self.listed(kind),
@@ -134,7 +134,7 @@ impl ClusterSink {
         });
         if let Err(invalid) = used {
             self.keep(kind, name);
-            self.intake.refusals(&self.name, |r| r.add(kind, name, invalid));
+            self.intake.refusals(&self.name, |r| r.add(kind, name, &invalid));
         }
     }
 
