@@ -127,7 +127,7 @@ pub(crate) fn start_dns(
 
 /// Starts the operator.
 pub(crate) fn start_operator(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &Cluster) -> Result<Record> {
-    let argv = [
+    let mut argv = vec![
         path(&programs.operator),
         "--kubeconfig".into(),
         path(&lab.kubeconfig(&cluster.name, "operator")),
@@ -141,7 +141,12 @@ pub(crate) fn start_operator(lab: &Lab, programs: &Programs, plane: &HostPlan, c
         "--cluster-pool-ipv6-mask-size".into(),
         NODE_MASK_V6.to_string(),
     ];
-    process::start(lab, spec(lab, &format!("operator-{}", plane.name), Some(plane), argv.to_vec()))
+    if cluster.mesh != Mesh::None {
+        argv.extend(["--cluster-name".into(), cluster.name.clone(), "--cluster-id".into(), cluster.id.to_string()]);
+        argv.extend(["--clustermesh-config".into(), path(&mesh::operator_config(lab, plane))]);
+        argv.extend(["--clustermesh-enable-mcs-api=true".into(), "--clustermesh-enable-endpoint-sync=true".into()]);
+    }
+    process::start(lab, spec(lab, &format!("operator-{}", plane.name), Some(plane), argv))
 }
 
 /// Starts a node's kubelet role and, unless the lab goes without, its agent.

@@ -68,6 +68,11 @@ pub(crate) fn agent_config(lab: &Lab, node: &HostPlan) -> PathBuf {
     lab.host(&node.name).join("clustermesh")
 }
 
+/// Where a cluster's operator finds the other clusters: as agents do.
+pub(crate) fn operator_config(lab: &Lab, plane: &HostPlan) -> PathBuf {
+    Files::of(lab, plane).root.join("operator")
+}
+
 /// Makes this cluster's Secrets, and starts everything on its control plane.
 pub(crate) fn start(
     lab: &Lab,
@@ -116,6 +121,7 @@ fn start_projector(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &C
         .map(|what| volume(&files.certificate(what), &format!("clustermesh-apiserver-{what}-cert")))
         .into();
     volumes.push(volume(&files.remotes, "cilium-kvstoremesh"));
+    volumes.push(volume(&operator_config(lab, plane), "cilium-clustermesh"));
     projector(lab, programs, plane, cluster, volumes, Some(&files.ready))
 }
 
@@ -196,6 +202,7 @@ fn apiserver(lab: &Lab, programs: &Programs, cluster: &Cluster, files: &Files) -
     let mut argv = identity(programs, "clustermesh", cluster, files);
     argv.push(format!("--k8s-kubeconfig-path={}", lab.kubeconfig(&cluster.name, "agent").display()));
     argv.extend(["--health-port=9880".into(), "--prometheus-serve-addr=:9962".into()]);
+    argv.push("--clustermesh-enable-mcs-api=true".into());
     argv
 }
 
