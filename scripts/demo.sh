@@ -156,7 +156,9 @@ two_clusters() {
   title "West dies and comes back, under a stream of requests from a pod in east"
   until_ok 30 "both clusters answer again" answered_by east "east west"
   stream=$(mktemp)
-  on asker-east "$bin/causeway-echo" stream http://web/ --connections 4 --interval 20 --reconnect --json >"$stream" &
+  # No function: $! must be the stream itself, which this program becomes.
+  "$bin/causeway-lab" exec "$lab" asker-east -- "$bin/causeway-echo" stream http://web/ \
+    --connections 4 --interval 20 --reconnect --json >"$stream" &
   asking=$!
   cables() { for node in w1 w2; do for tor in tor3 tor4; do "$bin/causeway-lab" link "$lab" "$1" "$node" "$tor"; done; done; }
   dead=$SECONDS
@@ -167,7 +169,7 @@ two_clusters() {
   cables up
   until_ok 60 "west's pods serve again" answered_by east "east west"
   note "west's pods serve again: $(answers east 100)"
-  kill -INT "$asking"
+  kill -TERM "$asking"
   wait "$asking" || true
   jq -r '"the stream: \(.sent) requests, \(.ok) answered, \(.failed) failed, slowest \(.slowest_ms) ms; by cluster: \(.clusters | to_entries | map("\(.key) \(.value)") | join(", "))"' "$stream"
   rm -f "$stream"
