@@ -48,3 +48,24 @@ async fn configured(options: &Options) -> Vec<String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use causeway_mesh_schema::ClusterName;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_cluster_with_a_bad_file_is_configured_and_our_own_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        write("west", "endpoints: [http://127.0.0.1:1]");
+        write("north", "endpoints: {");
+        write("east", "endpoints: [http://127.0.0.1:1]");
+        write("west.etcd-client-ca.crt", "");
+        let options = Options::new(directory.path().to_owned(), ClusterName::parse("east").unwrap(), None);
+        let mut names = configured(&options).await;
+        names.sort();
+        assert_eq!(names, ["north", "west"]);
+    }
+}

@@ -94,7 +94,7 @@ fn fill(service: &mut Service, wanted: &Wanted<'_>, owner: OwnerReference) {
     let spec = service.spec.get_or_insert_default();
     spec.type_ = Some("ClusterIP".to_owned());
     spec.selector = None;
-    spec.ports = Some(ports(spec.ports.take().unwrap_or_default(), wanted)).filter(|ports| !ports.is_empty());
+    spec.ports = Some(ports(spec.ports.as_deref().unwrap_or_default(), wanted)).filter(|ports| !ports.is_empty());
     families(spec, wanted);
     if !wanted.is_headless() {
         let affinity = if oldest.session_affinity.is_empty() { "None" } else { oldest.session_affinity.as_str() };
@@ -117,7 +117,7 @@ fn affine(spec: &mut ServiceSpec, affinity: &str, timeout_seconds: Option<i32>) 
 }
 
 /// What the server added to a port that stays, stays. Where a port leads to is each cluster's own matter: its slices say.
-fn ports(existing: Vec<ServicePort>, wanted: &Wanted<'_>) -> Vec<ServicePort> {
+fn ports(existing: &[ServicePort], wanted: &Wanted<'_>) -> Vec<ServicePort> {
     let port = |port: &&causeway_mesh_schema::ExportPort| {
         let protocol = super::merge::protocol(port);
         let same = |old: &&ServicePort| old.port == port.port && old.protocol.as_deref().unwrap_or("TCP") == protocol;
@@ -142,8 +142,8 @@ fn families(spec: &mut ServiceSpec, wanted: &Wanted<'_>) {
     }
     let single = families.len() == 1;
     spec.ip_family_policy = Some(if single { "SingleStack" } else { "RequireDualStack" }.to_owned());
-    for list in [&mut spec.cluster_ips].into_iter().flatten().filter(|_| single) {
-        list.truncate(1);
+    if single && let Some(addresses) = &mut spec.cluster_ips {
+        addresses.truncate(1);
     }
     spec.ip_families = Some(families);
 }

@@ -363,7 +363,8 @@ fn a_port_that_lost_is_not_served_by_the_loser() {
 
 #[test]
 fn exports_that_export_nothing_say_why() {
-    let table: [(fn(&mut Server), &str, &str); 3] = [
+    type Change = fn(&mut Server);
+    let table: [(Change, &str, &str); 3] = [
         (|server| server.service = None, "NoService", "create it"),
         (|server| server.namespace = Space::Local, "NamespaceNotGlobal", "clustermesh.cilium.io/global"),
         (

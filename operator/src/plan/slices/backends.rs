@@ -125,7 +125,7 @@ fn family(address: &IpAddr) -> &'static str {
 
 fn hints(zone: &Zone) -> Option<EndpointHints> {
     let for_zones: Vec<ForZone> = zone.for_zones.iter().map(|zone| ForZone { name: zone.name.clone() }).collect();
-    (!for_zones.is_empty()).then(|| EndpointHints { for_zones: Some(for_zones), for_nodes: None })
+    (!for_zones.is_empty()).then_some(EndpointHints { for_zones: Some(for_zones), for_nodes: None })
 }
 
 /// A node's name means nothing in another cluster, so it is left out.
@@ -144,13 +144,12 @@ fn of_slice(cluster: &str, slice: &ClusterEndpointSlice, groups: &mut Groups) {
     for endpoint in &slice.endpoints {
         // Further addresses of an endpoint have no meaning (Kubernetes `EndpointSlice`).
         let Some(address) = endpoint.addresses.first() else { continue };
-        let for_zones: Vec<ForZone> = endpoint.for_zones.iter().map(|name| ForZone { name: name.clone() }).collect();
-        let for_nodes: Vec<ForNode> = endpoint.for_nodes.iter().map(|name| ForNode { name: name.clone() }).collect();
-        let some = |zones: Vec<ForZone>| (!zones.is_empty()).then_some(zones);
-        let hints = (!for_zones.is_empty() || !for_nodes.is_empty()).then(|| EndpointHints {
-            for_zones: some(for_zones),
-            for_nodes: (!for_nodes.is_empty()).then_some(for_nodes),
-        });
+        let for_zones: Vec<_> = endpoint.for_zones.iter().map(|name| ForZone { name: name.clone() }).collect();
+        let for_nodes: Vec<_> = endpoint.for_nodes.iter().map(|name| ForNode { name: name.clone() }).collect();
+        let hints = EndpointHints {
+            for_zones: Some(for_zones).filter(|zones| !zones.is_empty()),
+            for_nodes: Some(for_nodes).filter(|nodes| !nodes.is_empty()),
+        };
         let conditions =
             EndpointConditions { ready: endpoint.ready, serving: endpoint.serving, terminating: endpoint.terminating };
         let endpoint = Endpoint {
@@ -158,7 +157,7 @@ fn of_slice(cluster: &str, slice: &ClusterEndpointSlice, groups: &mut Groups) {
             conditions: (conditions != EndpointConditions::default()).then_some(conditions),
             hostname: endpoint.hostname.clone(),
             zone: endpoint.zone.clone(),
-            hints,
+            hints: (hints != EndpointHints::default()).then_some(hints),
             ..Endpoint::default()
         };
         group.insert(address.clone(), endpoint);
