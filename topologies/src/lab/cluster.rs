@@ -126,9 +126,9 @@ pub(crate) fn start_dns(
 }
 
 /// Starts the operator.
-pub(crate) fn start_operator(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &Cluster) -> Result<Record> {
+pub(crate) fn start_operator(lab: &Lab, state: &LabState, plane: &HostPlan, cluster: &Cluster) -> Result<Record> {
     let mut argv = vec![
-        path(&programs.operator),
+        path(&state.programs.operator),
         "--kubeconfig".into(),
         path(&lab.kubeconfig(&cluster.name, "operator")),
         "--allocate-node-cidrs=true".into(),
@@ -141,7 +141,7 @@ pub(crate) fn start_operator(lab: &Lab, programs: &Programs, plane: &HostPlan, c
         "--cluster-pool-ipv6-mask-size".into(),
         NODE_MASK_V6.to_string(),
     ];
-    if cluster.mesh != Mesh::None {
+    if state.mesh && cluster.mesh != Mesh::None {
         argv.extend(["--cluster-name".into(), cluster.name.clone(), "--cluster-id".into(), cluster.id.to_string()]);
         argv.extend(["--clustermesh-config".into(), path(&mesh::operator_config(lab, plane))]);
         argv.extend(["--clustermesh-enable-mcs-api=true".into(), "--clustermesh-enable-endpoint-sync=true".into()]);

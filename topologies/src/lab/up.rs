@@ -168,7 +168,7 @@ fn start_cluster(lab: &Lab, state: &LabState, plan: &Plan, cluster: &Cluster, pr
     let (_, api) = cluster::start_api(lab, &state.programs, plane, cluster)?;
     progress.say(format!("cluster {}: the API is ready", cluster.name));
     if state.agents {
-        cluster::start_operator(lab, &state.programs, plane, cluster)?;
+        cluster::start_operator(lab, state, plane, cluster)?;
     }
     each(plan.nodes(&cluster.name).map(|node| move || cluster::start_node(lab, state, plan, node).map(drop)))?;
     cluster::start_dns(lab, &state.programs, plane, cluster, &api)?;
