@@ -36,6 +36,8 @@ pub(crate) struct Held {
 
 /// What may legitimately make an entry go, besides its writer.
 pub(crate) struct Licence {
+    /// The data set that the reader is connected to; 0 without a connection.
+    pub(crate) store: u64,
     /// The cluster has been silent for longer than the cache may last.
     pub(crate) expired: bool,
 }
@@ -63,12 +65,18 @@ impl Consumer {
                 assert!(stage > self.stage || stage <= Stage::Silent, "{} after {}", stage, self.stage);
                 self.stage = stage;
             }
-            Change::Relisting(kind) => self.table(kind).begin(),
+            Change::Relisting(kind) => {
+                let waits = self.info.as_ref().is_some_and(|info| info.config.capabilities.synced_canaries);
+                let free = self.is_voided(kind, writer, licence);
+                assert!(
+                    free || !waits || writer.has_synced(licence.store),
+                    "{kind} listed before its canary was there"
+                );
+                self.table(kind).begin();
+            }
             Change::Listed(kind) => {
-                let revocable = matches!(kind, Kind::Services | Kind::EndpointSlices | Kind::ServiceExports);
-                let offered = self.info.as_ref().is_some_and(|info| writer.offers(kind, info));
+                let free = self.is_voided(kind, writer, licence);
                 for (name, held) in self.table(kind).end() {
-                    let free = (licence.expired && revocable) || !offered;
                     assert!(
                         free || writer.has_lost(kind, &name, held.store, held.revision),
                         "{kind} {name} swept alive"
@@ -110,6 +118,13 @@ impl Consumer {
         } else {
             table.entries.remove(&name);
         }
+    }
+
+    /// The kind may be taken back without a word of its writer.
+    fn is_voided(&self, kind: Kind, writer: &Writer, licence: &Licence) -> bool {
+        let revocable = matches!(kind, Kind::Services | Kind::EndpointSlices | Kind::ServiceExports);
+        let offered = self.info.as_ref().is_some_and(|info| writer.offers(kind, info));
+        (licence.expired && revocable) || !offered
     }
 
     fn table(&mut self, kind: Kind) -> &mut Table {

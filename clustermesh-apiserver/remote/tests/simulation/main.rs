@@ -12,6 +12,7 @@
 mod consumer;
 mod fault;
 mod link;
+mod net;
 mod reader;
 mod world;
 mod writer;

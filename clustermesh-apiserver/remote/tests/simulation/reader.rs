@@ -26,8 +26,6 @@ pub(crate) struct Reader {
     pub(crate) consumer: Consumer,
     /// When it is woken next.
     pub(crate) wake: Option<Duration>,
-    /// Since when it has been silent without a break, as far as the consumer may know.
-    pub(crate) silent_since: Option<Duration>,
 }
 
 impl Reader {
@@ -41,7 +39,6 @@ impl Reader {
             slow: (Duration::ZERO, Duration::ZERO),
             consumer: Consumer::default(),
             wake: None,
-            silent_since: None,
         }
     }
 
@@ -51,9 +48,12 @@ impl Reader {
     }
 
     pub(crate) fn licence(&self, now: Duration, settings: &Settings) -> Licence {
-        let silent = self.remote.as_ref().and_then(|remote| remote.stats(now).silent_since);
-        let since = silent.or(self.silent_since);
-        Licence { expired: since.is_some_and(|since| now.saturating_sub(since) >= settings.cache_ttl) }
+        let stats = self.remote.as_ref().map(|remote| remote.stats(now));
+        let since = stats.as_ref().and_then(|stats| stats.silent_since);
+        Licence {
+            store: stats.map_or(0, |stats| stats.store),
+            expired: since.is_some_and(|since| now.saturating_sub(since) >= settings.cache_ttl),
+        }
     }
 
     /// It knows exactly what the cluster has written.

@@ -6,45 +6,47 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_mesh_kv::{Op, Reply, SessionId, Ticket};
-use causeway_mesh_remote::core::{Input, Output};
+use causeway_mesh_remote::core::Input;
 use causeway_mesh_remote::{Settings, StageAfter};
 use causeway_mesh_schema::ClusterId;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::fault::{Fault, span};
-use crate::link::{Link, REQUEST_TIMEOUT};
 use crate::reader::Reader;
 use crate::writer::Writer;
 
-const MS: Duration = Duration::from_millis(1);
-const S: Duration = Duration::from_secs(1);
+pub(crate) const MS: Duration = Duration::from_millis(1);
+pub(crate) const S: Duration = Duration::from_secs(1);
 /// Between two heartbeats of a writer.
 const BEAT: Duration = Duration::from_secs(20);
 /// A session's keepalive finds a dead connection after this.
 const KEEPALIVE: Duration = Duration::from_secs(7);
 
+/// A run has a few thousand; a machine that wakes itself without end has more.
+const MOST_EVENTS: u64 = 100_000;
+
 pub(crate) struct World {
-    now: Duration,
+    pub(crate) now: Duration,
     /// What `now` is for stores, whose leases know another clock.
-    base: Instant,
-    rng: StdRng,
-    settings: Arc<Settings>,
-    writers: Vec<Writer>,
-    readers: Vec<Reader>,
+    pub(crate) base: Instant,
+    pub(crate) rng: StdRng,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) writers: Vec<Writer>,
+    pub(crate) readers: Vec<Reader>,
     /// Per agent: which of its readers has which number.
-    reserved: Vec<BTreeMap<ClusterId, usize>>,
-    events: BTreeMap<(Duration, u64), Event>,
-    sequence: u64,
-    sessions: u64,
-    stores: u64,
-    faults: bool,
-    loud: bool,
-    totals: Totals,
+    pub(crate) reserved: Vec<BTreeMap<ClusterId, usize>>,
+    pub(crate) events: BTreeMap<(Duration, u64), Event>,
+    pub(crate) sequence: u64,
+    pub(crate) sessions: u64,
+    pub(crate) stores: u64,
+    pub(crate) faults: bool,
+    pub(crate) loud: bool,
+    pub(crate) totals: Totals,
 }
 
 #[derive(Debug)]
-enum Event {
+pub(crate) enum Event {
     Beat(usize),
     Write(usize),
     Fault,
@@ -57,14 +59,14 @@ enum Event {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
-    events: u64,
-    sessions: u64,
-    puts: u64,
-    unchanged: u64,
-    forgets: u64,
-    refused: u64,
-    stages: BTreeMap<&'static str, u64>,
-    faults: BTreeMap<Fault, u64>,
+    pub(crate) events: u64,
+    pub(crate) sessions: u64,
+    pub(crate) puts: u64,
+    pub(crate) unchanged: u64,
+    pub(crate) forgets: u64,
+    pub(crate) refused: u64,
+    pub(crate) stages: BTreeMap<&'static str, u64>,
+    pub(crate) faults: BTreeMap<Fault, u64>,
 }
 
 impl AddAssign for Totals {
@@ -169,6 +171,7 @@ impl World {
             let ((at, _), event) = entry.remove_entry();
             self.now = self.now.max(at);
             self.totals.events += 1;
+            assert!(self.totals.events < MOST_EVENTS, "time stands still at {:?}", self.now);
             self.happen(event);
         }
         self.now = end;
@@ -312,156 +315,8 @@ impl World {
         self.tell(reader, Input::Tick);
     }
 
-    /// Gives the machine an input, and does what it wants.
-    fn tell(&mut self, reader: usize, input: Input) {
-        if self.loud {
-            println!("{:?} reader {reader} <- {input:?}", self.now);
-        }
-        let Some(remote) = &mut self.readers[reader].remote else { return };
-        remote.handle(self.now, input);
-        while let Some(output) = self.readers[reader].remote.as_mut().and_then(|remote| remote.poll_output()) {
-            if self.loud {
-                println!("{:?} reader {reader} -> {output:?}", self.now);
-            }
-            self.perform(reader, output);
-        }
-        let Reader { remote, wake, .. } = &mut self.readers[reader];
-        let deadline = remote.as_ref().and_then(|remote| remote.deadline(self.now));
-        if let Some(deadline) = deadline.filter(|deadline| *wake != Some(*deadline)) {
-            *wake = Some(deadline);
-            self.sequence += 1;
-            self.events.insert((deadline.max(self.now), self.sequence), Event::Wake(reader));
-        }
-    }
-
-    fn perform(&mut self, reader: usize, output: Output) {
-        match output {
-            Output::Open => {
-                self.sessions += 1;
-                self.hang_up(reader);
-                self.readers[reader].link = Some(Link::new(SessionId(self.sessions)));
-            }
-            Output::Close => self.hang_up(reader),
-            Output::Submit(ticket, op) => self.submit(reader, ticket, op),
-            Output::Reserve(id) => {
-                let holder = *self.reserved[self.readers[reader].agent].entry(id).or_insert(reader);
-                if holder == reader {
-                    self.release(reader, Some(id));
-                    self.tell(reader, Input::Reserved);
-                } else {
-                    self.totals.refused += 1;
-                    self.tell(reader, Input::Refused("taken".to_owned()));
-                }
-            }
-            Output::Release => self.release(reader, None),
-            Output::Tell(change) => {
-                let Reader { cluster, .. } = self.readers[reader];
-                let licence = self.readers[reader].licence(self.now, &self.settings);
-                let consumer = &mut self.readers[reader].consumer;
-                consumer.apply(change, &self.writers[cluster], &licence);
-                *self.totals.stages.entry(word(consumer.stage)).or_default() += 1;
-            }
-            Output::Gone => {
-                self.readers[reader].remote = None;
-                self.hang_up(reader);
-            }
-        }
-    }
-
-    /// All numbers of the reader but `kept`.
-    fn release(&mut self, reader: usize, kept: Option<ClusterId>) {
-        let agent = self.readers[reader].agent;
-        self.reserved[agent].retain(|id, holder| *holder != reader || Some(*id) == kept);
-    }
-
-    fn submit(&mut self, reader: usize, ticket: Ticket, op: Op) {
-        let cut = self.readers[reader].cut_until > self.now;
-        let Some(link) = &mut self.readers[reader].link else { panic!("asked without a session") };
-        let session = link.session;
-        link.ask(ticket, &op);
-        let lasts = !matches!(op, Op::Watch { .. } | Op::Cancel);
-        if cut {
-            let noticed = span(&mut self.rng, MS, 5 * S);
-            return self.at(noticed, Event::Keepalive(reader, session));
-        }
-        if lasts {
-            self.at(REQUEST_TIMEOUT, Event::TimeOut(reader, session, ticket));
-        }
-        let latency = span(&mut self.rng, MS, 20 * MS);
-        self.at(latency, Event::Request(reader, session, ticket, op));
-    }
-
-    fn request(&mut self, reader: usize, session: SessionId, ticket: Ticket, op: Op) {
-        if self.link(reader, session).is_none() {
-            return;
-        }
-        let cluster = self.readers[reader].cluster;
-        self.writers[cluster].twin.submit(session, ticket, op, self.base + self.now);
-        self.feed(cluster);
-    }
-
-    /// Sends what the store has to say on its way.
-    fn feed(&mut self, cluster: usize) {
-        for reader in 0..self.readers.len() {
-            if self.readers[reader].cluster != cluster {
-                continue;
-            }
-            let (slow, until) = self.readers[reader].slow;
-            let Some(session) = self.readers[reader].link.as_ref().map(|link| link.session) else { continue };
-            for reply in self.writers[cluster].twin.take(session) {
-                let latency = span(&mut self.rng, MS, 20 * MS) + if until > self.now { slow } else { Duration::ZERO };
-                let Some(link) = &mut self.readers[reader].link else { continue };
-                let arrival = link.arrival(self.now, latency) - self.now;
-                self.at(arrival, Event::Reply(reader, session, reply));
-            }
-        }
-    }
-
-    fn link(&mut self, reader: usize, session: SessionId) -> Option<&mut Link> {
-        self.readers[reader].link.as_mut().filter(|link| link.session == session)
-    }
-
-    fn break_link(&mut self, reader: usize) {
-        if let Some(session) = self.readers[reader].link.as_ref().map(|link| link.session) {
-            self.snap(reader, session);
-        }
-    }
-
-    /// Both ends know that the connection is gone.
-    fn snap(&mut self, reader: usize, session: SessionId) {
-        let cluster = self.readers[reader].cluster;
-        let Some(link) = self.link(reader, session) else { return };
-        let replies = link.snap();
-        self.writers[cluster].twin.disconnect(session);
-        for reply in replies {
-            if self.link(reader, session).is_some() {
-                self.tell(reader, Input::Reply(reply));
-            }
-        }
-    }
-
-    /// The reader ends its session.
-    fn hang_up(&mut self, reader: usize) {
-        if let Some(link) = self.readers[reader].link.take() {
-            let cluster = self.readers[reader].cluster;
-            self.writers[cluster].twin.disconnect(link.session);
-            self.writers[cluster].twin.take(link.session);
-        }
-    }
-
-    fn at(&mut self, after: Duration, event: Event) {
+    pub(crate) fn at(&mut self, after: Duration, event: Event) {
         self.sequence += 1;
         self.events.insert((self.now + after, self.sequence), event);
-    }
-}
-
-fn word(stage: causeway_mesh_remote::Stage) -> &'static str {
-    use causeway_mesh_remote::Stage;
-    match stage {
-        Stage::Fresh => "fresh",
-        Stage::Silent => "silent",
-        Stage::DePreferred => "de-preferred",
-        Stage::Probed => "probed",
-        Stage::Revoked => "revoked",
     }
 }

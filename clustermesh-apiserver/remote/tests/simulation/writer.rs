@@ -29,6 +29,8 @@ pub(crate) struct Writer {
     beats: u64,
     /// Of each key: the last revision that took it away, per store.
     lost: BTreeMap<(u64, String), Revision>,
+    /// Data sets in which canaries were written.
+    synced: BTreeSet<u64>,
     /// It does nothing until then.
     pub(crate) asleep: Duration,
 }
@@ -60,6 +62,7 @@ impl Writer {
             counter: 0,
             beats: 0,
             lost: BTreeMap::new(),
+            synced: BTreeSet::new(),
             asleep: Duration::ZERO,
         };
         for _ in 0..rng.random_range(0..30) {
@@ -92,6 +95,11 @@ impl Writer {
         let layouts = [Layout::State, Layout::Cache];
         let lost = |layout: Layout| self.lost.get(&(store, kind.key(layout, &self.name, name)));
         store != self.store || layouts.into_iter().filter_map(lost).any(|at| *at > revision)
+    }
+
+    /// Whether canaries have been written in this data set.
+    pub(crate) fn has_synced(&self, store: u64) -> bool {
+        self.synced.contains(&store)
     }
 
     /// One random change of the model.
@@ -184,6 +192,7 @@ impl Writer {
         }
         if self.backlog.is_empty() && self.canaries_due.is_some_and(|due| due <= now) {
             self.canaries_due = None;
+            self.synced.insert(self.store);
             for kind in Kind::ALL {
                 self.put(kind.canary(self.layout(), &self.name), "synced".to_owned(), at);
             }
