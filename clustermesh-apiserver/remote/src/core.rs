@@ -90,6 +90,8 @@ pub struct Remote {
     kinds: Kinds,
     heart: Heart,
     silence: Silence,
+    /// What is read is a copy, and the cluster that is copied has gone silent.
+    source_silent: bool,
     /// Told last.
     stage: Stage,
     backoff: Backoff,
@@ -133,6 +135,7 @@ impl Remote {
             reserved: None,
             heart: Heart::new(settings.heartbeat),
             silence: Silence::new(settings.stages, now),
+            source_silent: false,
             stage: Stage::Fresh,
             backoff: Backoff::new(settings.backoff, seed),
             ticket: 0,
@@ -243,6 +246,7 @@ impl Remote {
         self.reserved = None;
         self.out.push_back(Output::Release);
         self.kinds.forget();
+        self.source_silent = false;
         self.stage = Stage::Fresh;
     }
 
@@ -253,6 +257,8 @@ impl Remote {
         }
         if let Some(overdue) = self.heart.overdue(now) {
             self.silence.begin(overdue);
+        } else if self.source_silent {
+            self.silence.begin(now);
         } else if self.is_settled() {
             self.silence.end();
         }

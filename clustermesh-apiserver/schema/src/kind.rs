@@ -15,6 +15,13 @@ pub fn cluster_config_key(cluster: &ClusterName) -> String {
     format!("cilium/cluster-config/{cluster}")
 }
 
+/// Stands in a copy (kvstoremesh) while the cluster that is copied is silent; its value, for people, says how silent. Ours
+/// alone: others neither write nor read it, and judge a copy by the life of its copier.
+#[must_use]
+pub fn silence_key(cluster: &ClusterName) -> String {
+    format!("cilium/cache/silence/v1/{cluster}")
+}
+
 /// A kind of entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -30,7 +30,7 @@ pub use config::{Capabilities, ClusterConfig, ExportMode};
 pub use export::{ExportPort, ServiceExportSpec};
 pub use invalid::Invalid;
 pub use ip::{IpIdentity, NamedPort};
-pub use kind::{HEARTBEAT, Kind, Layout, cluster_config_key};
+pub use kind::{HEARTBEAT, Kind, Layout, cluster_config_key, silence_key};
 pub use node::{Node, NodeAddress, NodeAddressKind};
 pub use read::read;
 pub use remote_cluster::{RemoteCluster, RemoteClusterConfig, RemoteClusterSynced};

@@ -49,6 +49,9 @@ counters! {
     FragmentNotFound = 157 "fragment-not-found" true;
     /// The service exists and has no backend that may answer.
     ServiceBackendNotFound = 158 "service-backend-not-found" true;
+    /// A router's word that a backend cannot be reached, about a connection that no backend has answered. The client keeps
+    /// trying, and finds another one.
+    BackendUnreachable = 240 "backend-unreachable" true;
     /// The address is a service's, the port is not.
     NoService = 180 "no-service" true;
     /// No route to the destination, or the route refuses.

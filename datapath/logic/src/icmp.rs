@@ -3,7 +3,7 @@
 //! An error travels against the packet that it speaks of. So the row that translates its way is the one of a reply to
 //! the packet inside, and the packet inside becomes what that reply answers (RFC 5508 section 4.2).
 
-use causeway_datapath_abi::{Counter, Tuple};
+use causeway_datapath_abi::{Counter, Tuple, flow_flag};
 
 use crate::Scratch;
 use crate::checksum::{self, Diff};
@@ -26,6 +26,7 @@ pub(crate) fn find<P: Packet, N: Node>(pkt: &P, node: &mut N, s: &mut Scratch) -
     if !node.flow(&s.key, &mut s.flow) || s.flow.expires_s < s.now_s {
         return false;
     }
+    s.is_muted = is_about_silent_backend(s) && says_no_route(pkt, &s.headers);
     s.to = s.headers.tuple;
     s.to.dst = s.flow.to.dst;
     // The error comes from the other end itself, which has another address on the other side; a router has not.
@@ -33,6 +34,23 @@ pub(crate) fn find<P: Packet, N: Node>(pkt: &P, node: &mut N, s: &mut Scratch) -
         s.to.src = s.flow.to.src;
     }
     true
+}
+
+/// Whether the error is about a TCP connection to a service that no backend has answered.
+#[inline(always)]
+fn is_about_silent_backend(s: &Scratch) -> bool {
+    matches!(s.inner.kind, L4::Tcp) && s.flow.service_id != 0 && s.flow.flags & flow_flag::ESTABLISHED == 0
+}
+
+/// Whether the error says that the network has no way to the destination, as opposed to a refusal of whoever is there
+/// (RFC 792 and RFC 1812 section 5.2.7.1; RFC 4443 section 3.1).
+#[inline(always)]
+fn says_no_route<P: Packet>(pkt: &P, h: &Headers) -> bool {
+    match (h.is_v6, pkt.load(h.l4)) {
+        (false, Some([3, code])) => matches!(code, 0 | 1 | 5 | 6 | 7 | 11 | 12),
+        (true, Some([1, code])) => matches!(code, 0 | 2 | 3),
+        _ => false,
+    }
 }
 
 /// Rewrites the packet inside an error to `to`: addresses, ports, its checksums as far as they are there, and the

@@ -96,6 +96,8 @@ pub struct Scratch {
     pub job: Job,
     /// The connection is not in the flow table.
     pub is_new: bool,
+    /// An error that its receiver is better off without.
+    pub is_muted: bool,
     pub next_hop: NextHop,
 }
 

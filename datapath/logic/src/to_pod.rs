@@ -27,6 +27,8 @@ fn decide<P: Packet, N: Node>(pkt: &mut P, node: &mut N, s: &mut Scratch) -> Res
         if matches!(s.headers.kind, L4::Tcp | L4::Udp | L4::Echo | L4::Fixed) {
             flows::note(node, s);
         }
+    } else if s.is_muted {
+        return Err(Counter::BackendUnreachable);
     } else if !is_plain(s) {
         fragments::lend_ports(node, &s.headers, s.now_s);
         translate_all(pkt, s)?;

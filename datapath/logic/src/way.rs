@@ -42,6 +42,9 @@ pub(crate) fn walk<P: Packet, N: Node>(pkt: &mut P, node: &mut N, s: &mut Scratc
 fn steps<P: Packet, N: Node>(pkt: &mut P, node: &mut N, s: &mut Scratch, from: From) -> Result<(), Stop> {
     recognise(pkt, node, s, from)?;
     s.is_new = !find(pkt, node, s);
+    if s.is_muted {
+        return Err(Stop::Drop(Counter::BackendUnreachable));
+    }
     if s.is_new {
         direct(node, s, from)?;
     }
@@ -91,6 +94,7 @@ fn recognise<P: Packet, N: Node>(pkt: &P, node: &mut N, s: &mut Scratch, from: F
 pub(crate) fn find<P: Packet, N: Node>(pkt: &P, node: &mut N, s: &mut Scratch) -> bool {
     s.opening.wanted = false;
     s.job = Job::Outer;
+    s.is_muted = false;
     match s.headers.kind {
         L4::Error => {
             let known = icmp::find(pkt, node, s);

@@ -68,6 +68,33 @@ fn about_masqueraded_connections() {
 }
 
 #[test]
+fn no_route_to_a_backend_that_never_answered_is_kept_from_the_client() {
+    for f in BOTH {
+        let mut node = world();
+        let t = f.tuple(TCP, f.pod_a(), 40000, f.vip(VIP_REMOTE), 80);
+        let out = send(&mut node, FromPod, IF_A, &Spec::new(t)).tuple();
+        let (no_route, refused) = if f.is_v6 { ((1, 0), (1, 1)) } else { ((3, 0), (3, 13)) };
+        let say = |node: &mut _, kind| {
+            send(node, FromNet, IF_UPLINK, &error(f, f.router(), &Spec::new(out), kind, usize::MAX))
+        };
+        assert!(say(&mut node, no_route).is_drop(Counter::BackendUnreachable));
+        assert_eq!(say(&mut node, refused).verdict, Verdict::Peer { ifindex: IF_A }, "a refusal is told");
+        assert!(
+            send(&mut node, ToPod, IF_A, &error(f, f.router(), &Spec::new(out), no_route, usize::MAX))
+                .is_drop(Counter::BackendUnreachable)
+        );
+        // Once a backend has answered, the connection is its own, and so is the error.
+        send(&mut node, FromNet, IF_UPLINK, &Spec::new(out.reversed()));
+        assert_eq!(say(&mut node, no_route).verdict, Verdict::Peer { ifindex: IF_A });
+        // No service chose here, so there is no other way to take.
+        let t = f.tuple(TCP, f.pod_a(), 40001, f.outside(), 443);
+        let outer = send(&mut node, FromPod, IF_A, &Spec::new(t)).tuple();
+        let spec = error(f, f.router(), &Spec::new(outer), no_route, usize::MAX);
+        assert_eq!(send(&mut node, FromNet, IF_UPLINK, &spec).verdict, Verdict::Peer { ifindex: IF_A });
+    }
+}
+
+#[test]
 fn about_connections_of_pods_to_services() {
     for f in BOTH {
         for proto in [TCP, UDP] {

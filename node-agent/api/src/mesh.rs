@@ -88,6 +88,8 @@ pub struct KindStatus {
     pub entries: u64,
     /// Sixteen hexadecimal digits; equal on both sides when the entries are.
     pub checksum: String,
+    /// How long the last complete listing took, from the first request to the last row.
+    pub last_list_ms: Option<u64>,
 }
 
 /// How long changes took to the datapath's maps, over the newest few thousand.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
 use serde_json::{Value, json};
 
 /// Largest body that `?bytes=` gives.
@@ -34,6 +35,9 @@ pub(crate) struct Options {
     /// Milliseconds before each answer
     #[arg(long, default_value_t = 0, value_name = "MS")]
     delay: u64,
+    /// Seconds that it still serves after SIGTERM, as a server must whose clients hear of its end a moment later
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
+    drain: f64,
     /// File that is written once all ports listen
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
@@ -57,6 +61,18 @@ impl Identity {
     }
 }
 
+/// Ends the process some time after SIGTERM. To be called before other threads are started: they inherit the mask.
+fn drain_at_sigterm(drain: Duration) -> Result<()> {
+    let signals = SigSet::from_iter([Signal::SIGTERM]);
+    signals.thread_block().context("cannot block SIGTERM")?;
+    std::thread::spawn(move || {
+        let _ = signals.wait();
+        std::thread::sleep(drain);
+        std::process::exit(0);
+    });
+    Ok(())
+}
+
 /// Serves until it is ended.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
@@ -70,6 +86,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     });
     if options.http.is_empty() && options.tcp.is_empty() && options.udp.is_empty() {
         bail!("no port; give at least one of --http, --tcp and --udp");
+    }
+    if options.drain > 0.0 {
+        drain_at_sigterm(Duration::try_from_secs_f64(options.drain).context("--drain is no number of seconds")?)?;
     }
     let mut threads = Vec::new();
     for (ports, serve) in [(&options.http, http as fn(_, _, &Identity) -> _), (&options.tcp, lines)] {

@@ -24,7 +24,7 @@ use crate::state::{Lab, LabState, Programs, write_whole};
 
 /// Where etcd answers its clients.
 pub(crate) const ETCD_PORT: u16 = 2379;
-/// Name and token of the one-member etcd cluster.
+/// Name of the one-member etcd cluster.
 const ETCD_NAME: &str = "clustermesh-apiserver";
 /// Hours of history that etcd keeps.
 const ETCD_COMPACTION: &str = "--auto-compaction-retention=1";
@@ -97,8 +97,9 @@ pub(crate) fn start(
         let there = files.ready.exists() && needed.exists();
         Ok(if there { Ok(()) } else { Err(format!("no {}", needed.display())) })
     })?;
-    init_etcd(lab, &state.programs, plane, cluster)?;
-    for spec in servers(lab, &state.programs, plane, cluster) {
+    let token = new_token();
+    init_etcd(lab, &state.programs, plane, cluster, &token)?;
+    for spec in servers(lab, &state.programs, plane, cluster, &token) {
         records.push(process::start(lab, spec)?);
     }
     Ok(records)
@@ -156,11 +157,11 @@ fn https(address: IpAddr) -> String {
 }
 
 /// etcd, the apiserver and, where wanted, the cache.
-fn servers(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &Cluster) -> Vec<process::Spec> {
+fn servers(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &Cluster, token: &str) -> Vec<process::Spec> {
     let files = Files::of(lab, plane);
     let named = |what: &str, argv: Vec<String>| spec(lab, &format!("{what}-{}", plane.name), Some(plane), argv);
     let mut specs = vec![
-        named("etcd", etcd(programs, plane, &files)),
+        named("etcd", etcd(programs, plane, &files, token)),
         named("mesh-apiserver", apiserver(lab, programs, cluster, &files)),
     ];
     if cluster.mesh == Mesh::Cached {
@@ -169,14 +170,23 @@ fn servers(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &Cluster) 
     specs
 }
 
-fn etcd(programs: &Programs, plane: &HostPlan, files: &Files) -> Vec<String> {
+/// etcd makes the number of its data set from this, so that every data directory needs one of its own: readers tell by
+/// the number that they meet another store.
+fn new_token() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("{ETCD_NAME}-{:x}", since.as_nanos())
+}
+
+const TOKEN_FLAG: &str = "--initial-cluster-token=";
+
+fn etcd(programs: &Programs, plane: &HostPlan, files: &Files, token: &str) -> Vec<String> {
     let server = files.certificate("server");
     let own = addresses(plane).map(https).join(",");
     vec![
         path(&programs.etcd),
         format!("--name={ETCD_NAME}"),
         format!("--data-dir={}", files.data.display()),
-        format!("--initial-cluster-token={ETCD_NAME}"),
+        format!("{TOKEN_FLAG}{token}"),
         "--client-cert-auth".into(),
         format!("--trusted-ca-file={}/ca.crt", server.display()),
         format!("--cert-file={}/tls.crt", server.display()),
@@ -214,13 +224,13 @@ fn kvstoremesh(programs: &Programs, cluster: &Cluster, files: &Files) -> Vec<Str
 }
 
 /// Makes an empty etcd with the mesh's users and roles.
-fn init_etcd(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &Cluster) -> Result<()> {
+fn init_etcd(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &Cluster, token: &str) -> Result<()> {
     let files = Files::of(lab, plane);
     let argv = [
         path(&programs.clustermesh),
         "etcdinit".into(),
         format!("--etcd-cluster-name={ETCD_NAME}"),
-        format!("--etcd-initial-cluster-token={ETCD_NAME}"),
+        format!("--etcd-initial-cluster-token={token}"),
         format!("--etcd-data-dir={}", files.data.display()),
         format!("--cluster-name={}", cluster.name),
         format!("--etcd-binary-location={}", programs.etcd.display()),
@@ -231,7 +241,7 @@ fn init_etcd(lab: &Lab, programs: &Programs, plane: &HostPlan, cluster: &Cluster
 
 /// `start NAME --fresh`: an etcd that has lost everything, as after a move to another machine.
 pub(crate) fn start_fresh(lab: &Lab, name: &str) -> Result<()> {
-    let record = process::find(lab, name)?;
+    let mut record = process::find(lab, name)?;
     let state = lab.load()?;
     let plan = state.plan()?;
     let plane = name.strip_prefix("etcd-").and_then(|host| plan.host(host));
@@ -242,7 +252,11 @@ pub(crate) fn start_fresh(lab: &Lab, name: &str) -> Result<()> {
         bail!("{name} runs, as process {}; end it first: causeway-lab kill {} {name}", record.id.pid, lab.name);
     }
     down::remove_tree(&Files::of(lab, plane).data)?;
-    init_etcd(lab, &state.programs, plane, cluster)?;
+    let token = new_token();
+    init_etcd(lab, &state.programs, plane, cluster, &token)?;
+    for word in record.spec.argv.iter_mut().filter(|word| word.starts_with(TOKEN_FLAG)) {
+        *word = format!("{TOKEN_FLAG}{token}");
+    }
     process::start(lab, record.spec)?;
     Ok(())
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_mesh_kv::{Group, GroupId, Publisher};
-use causeway_mesh_remote::{Change, RemoteInfo};
-use causeway_mesh_schema::{ClusterName, Kind, Layout, cluster_config_key};
+use causeway_mesh_remote::{Change, RemoteInfo, Stage};
+use causeway_mesh_schema::{ClusterName, Kind, Layout, cluster_config_key, silence_key};
 
 use crate::telemetry::group_name;
 
@@ -32,6 +32,7 @@ pub(super) struct Mirror<B> {
 #[derive(Default)]
 struct Copy {
     config: Option<GroupId>,
+    silence: Option<GroupId>,
     kinds: BTreeMap<Kind, Place>,
     /// When the rest goes.
     reap_at: Option<Instant>,
@@ -81,8 +82,10 @@ impl<B: Book> Mirror<B> {
                 copy.reap_at = Some(now + self.grace);
                 tracing::info!(%cluster, grace = ?self.grace, "its copy is removed after the grace");
             }
-            // Of no interest to a copy: agents judge by the heartbeat of the local etcd and by what they are told.
-            Change::Stage(stage) => tracing::info!(%cluster, %stage, "remote cluster"),
+            Change::Stage(stage) => {
+                tracing::info!(%cluster, %stage, "remote cluster");
+                self.copies.entry(cluster.clone()).or_default().silent(book, cluster, stage);
+            }
         }
     }
 
@@ -99,6 +102,7 @@ impl<B: Book> Mirror<B> {
                 return true;
             }
             copy.kinds.values().for_each(|place| book.remove_group(place.group));
+            copy.silence.into_iter().for_each(|group| book.remove_group(group));
             tracing::info!(%cluster, "its copy is removed");
             false
         });
@@ -117,6 +121,21 @@ impl Copy {
             book.add_group(Group { name, ..Group::default() })
         });
         book.set(group, &key, config.encode().into());
+        book.listed(group);
+    }
+
+    /// The agents read only the copy, and cannot hear by themselves that its source has gone silent.
+    fn silent(&mut self, book: &impl Book, cluster: &ClusterName, stage: Stage) {
+        let key = silence_key(cluster);
+        let group = *self.silence.get_or_insert_with(|| {
+            let name = group_name(cluster.as_str(), "silence");
+            // The key of an earlier life is swept when the group is listed.
+            book.add_group(Group { name, prefixes: vec![key.clone()], ..Group::default() })
+        });
+        match stage {
+            Stage::Fresh => book.delete(group, &key),
+            stage => book.set(group, &key, stage.to_string().into()),
+        }
         book.listed(group);
     }
 
@@ -261,6 +280,27 @@ mod tests {
             "set west/identities/v1 cilium/cache/identities/v1/west/id/131073=\u{fffd} not ours to judge",
             "listed west/identities/v1",
             "delete west/identities/v1 cilium/cache/identities/v1/west/id/131072",
+        ];
+        assert_eq!(told(&mirror), expected);
+    }
+
+    #[test]
+    fn a_silent_cluster_is_said_to_be_silent() {
+        let mut mirror = mirror();
+        let now = Instant::now();
+        mirror.handle(now, &west(), connected());
+        told(&mirror);
+        for stage in [Stage::Silent, Stage::DePreferred, Stage::Fresh] {
+            mirror.handle(now, &west(), Change::Stage(stage));
+        }
+        let expected = [
+            "add west/silence [\"cilium/cache/silence/v1/west\"] ",
+            "set west/silence cilium/cache/silence/v1/west=silent",
+            "listed west/silence",
+            "set west/silence cilium/cache/silence/v1/west=de-preferred",
+            "listed west/silence",
+            "delete west/silence cilium/cache/silence/v1/west",
+            "listed west/silence",
         ];
         assert_eq!(told(&mirror), expected);
     }

@@ -38,6 +38,8 @@ pub(crate) struct Reader {
     pub(crate) unreadable: u64,
     /// When an entry was last put or deleted.
     pub(crate) last_change: Option<Duration>,
+    /// How long the last complete listing took.
+    pub(crate) last_list: Option<Duration>,
 }
 
 impl Kinds {
@@ -176,6 +178,7 @@ impl Reader {
             told: false,
             unreadable: 0,
             last_change: None,
+            last_list: None,
         }
     }
 
@@ -205,6 +208,7 @@ impl Reader {
                 desk.tell(Change::Deleted { kind, name, revision });
             }
             Said::Listed { .. } => {
+                self.last_list = self.lane.list_asked().map(|asked| desk.now.saturating_sub(asked));
                 self.tally.listed();
                 desk.tell(Change::Listed(kind));
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use causeway_mesh_kv::{Entry, Failure, FailureKind, Follow, FollowOut, Outcome, Revision, Ticket, Told};
+use causeway_mesh_kv::{Entry, Failure, FailureKind, Follow, FollowOut, Op, Outcome, Revision, Ticket, Told};
 
 use super::desk::Desk;
 
@@ -17,6 +17,8 @@ pub(crate) struct Lane {
     retry: Option<Duration>,
     stumbles: u32,
     problem: Option<String>,
+    /// When the newest listing was asked for.
+    list_asked: Option<Duration>,
 }
 
 /// What a lane says, besides requests.
@@ -34,7 +36,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 impl Lane {
     pub(crate) fn new(prefix: String, page: usize) -> Lane {
-        Lane { follow: Follow::new(prefix, page), ticket: None, retry: None, stumbles: 0, problem: None }
+        Lane { follow: Follow::new(prefix, page), ticket: None, retry: None, stumbles: 0, problem: None, list_asked: None }
     }
 
     pub(crate) fn prefix(&self) -> &str {
@@ -53,6 +55,10 @@ impl Lane {
 
     pub(crate) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
+    }
+
+    pub(crate) fn list_asked(&self) -> Option<Duration> {
+        self.list_asked
     }
 
     /// When it wants to be started again.
@@ -105,6 +111,9 @@ impl Lane {
         while let Some(next) = self.follow.poll() {
             let told = match next {
                 FollowOut::Ask { op } => {
+                    if matches!(op, Op::List { after: None, .. }) {
+                        self.list_asked = Some(desk.now);
+                    }
                     self.ticket = Some(desk.submit(op));
                     continue;
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_mesh_kv::{Failure, Op, Outcome, Reply, Revision, Ticket};
-use causeway_mesh_schema::{HEARTBEAT, Kind, Layout, cluster_config_key};
+use causeway_mesh_schema::{ClusterName, HEARTBEAT, Kind, Layout, cluster_config_key, silence_key};
 
 use super::config::Asking;
 use super::desk::{Asked, Desk, single};
@@ -51,9 +51,51 @@ pub(super) enum Step {
 pub(super) struct Reading {
     /// None are written, if `None`.
     canaries: Option<Lane>,
+    /// Of a copy: whether the cluster that is copied is silent.
+    source: Option<Source>,
     wanted: BTreeSet<Kind>,
     /// When the configuration is looked at again.
     pub(super) poll: Duration,
+}
+
+/// What a copy says of the one that it copies.
+#[derive(Debug)]
+struct Source {
+    lane: Lane,
+    key: String,
+    /// As far as the running listing has said.
+    silent: bool,
+}
+
+impl Source {
+    fn new(cluster: &ClusterName, page: usize) -> Source {
+        let key = silence_key(cluster);
+        Source { lane: Lane::new(key.clone(), page), key, silent: false }
+    }
+
+    /// Passes on whether the one that is copied is silent.
+    fn pump(&mut self, desk: &mut Desk<'_>, silent: &mut bool) -> Result<(), Failure> {
+        self.lane.start(desk.now);
+        while let Some(said) = self.lane.poll(desk)? {
+            match said {
+                Said::Relisting => self.silent = false,
+                Said::Put(entry) if entry.key == self.key.as_bytes() => self.silent = true,
+                Said::Deleted { key, .. } if key == self.key.as_bytes() => self.silent = false,
+                // Another cluster's, whose name begins with this one's.
+                Said::Put(_) | Said::Deleted { .. } => {}
+                Said::Listed { .. } => *silent = self.silent,
+            }
+            if self.lane.is_watching() {
+                *silent = self.silent;
+            }
+        }
+        Ok(())
+    }
+
+    /// It has said what there is to say, or cannot.
+    fn is_settled(&self) -> bool {
+        self.lane.is_watching() || self.lane.problem().is_some()
+    }
 }
 
 impl Open {
@@ -66,7 +108,8 @@ impl Open {
     }
 
     pub(super) fn is_settled(&self, kinds: &Kinds) -> bool {
-        matches!(&self.step, Step::Reading(reading) if kinds.are_settled(&reading.wanted))
+        let told = |reading: &Reading| reading.source.as_ref().is_none_or(Source::is_settled);
+        matches!(&self.step, Step::Reading(reading) if kinds.are_settled(&reading.wanted) && told(reading))
     }
 
     pub(super) fn wants(&self, kind: Kind) -> bool {
@@ -142,7 +185,7 @@ impl Remote {
             Step::Asking { asking, .. } => Some(asking.deadline()),
             Step::Reading(reading) => [Some(reading.poll), reading.canaries.as_ref().and_then(Lane::retry)]
                 .into_iter()
-                .chain([self.kinds.retry()])
+                .chain([self.kinds.retry(), reading.source.as_ref().and_then(|source| source.lane.retry())])
                 .flatten()
                 .min(),
         };
@@ -169,7 +212,9 @@ impl Remote {
             None
         };
         let wanted = self.settings.kinds_of(can);
-        open.step = Step::Reading(Reading { canaries, wanted, poll: now + self.settings.config_poll });
+        let source = can.cached.then(|| Source::new(&self.name, self.settings.page));
+        self.source_silent &= can.cached;
+        open.step = Step::Reading(Reading { canaries, source, wanted, poll: now + self.settings.config_poll });
         if self.known.as_ref() != Some(&info) {
             self.out.push_back(Output::Tell(Change::Connected(Arc::clone(&info))));
             self.known = Some(info);
@@ -181,9 +226,12 @@ impl Remote {
     pub(super) fn pump(&mut self, now: Duration) -> Verdict {
         self.greet(now)?;
         let expired = self.is_expired(now);
-        let Remote { state: State::Open(open), kinds, out, ticket, .. } = self else { return Ok(()) };
+        let Remote { state: State::Open(open), kinds, out, ticket, source_silent, .. } = self else { return Ok(()) };
         let Open { asked, step: Step::Reading(reading), .. } = &mut **open else { return Ok(()) };
         let mut desk = Desk { now, asked, ticket, out };
+        if let Some(source) = &mut reading.source {
+            source.pump(&mut desk, source_silent).map_err(broken)?;
+        }
         if let Some(lane) = &mut reading.canaries {
             lane.start(now);
             while let Some(said) = lane.poll(&mut desk).map_err(broken)? {
@@ -250,11 +298,12 @@ impl Open {
 
     /// The lane that asked this, if it lives as long as the session.
     fn lane(&mut self, ticket: Ticket) -> Option<&mut Lane> {
-        let canaries = match &mut self.step {
-            Step::Reading(reading) => reading.canaries.as_mut(),
-            Step::Greeting | Step::Asking { .. } | Step::Reserving { .. } => None,
+        let (canaries, source) = match &mut self.step {
+            Step::Reading(Reading { canaries, source, .. }) => (canaries.as_mut(), source.as_mut()),
+            Step::Greeting | Step::Asking { .. } | Step::Reserving { .. } => (None, None),
         };
-        canaries.into_iter().chain([&mut self.heartbeat]).find(|lane| lane.owns(ticket))
+        let source = source.map(|source| &mut source.lane);
+        canaries.into_iter().chain(source).chain([&mut self.heartbeat]).find(|lane| lane.owns(ticket))
     }
 }
 

@@ -58,6 +58,8 @@ pub struct KindStats {
     pub revision: i64,
     pub unreadable: u64,
     pub last_change: Option<Duration>,
+    /// How long the last complete listing took, the consumer's work included.
+    pub last_list: Option<Duration>,
     /// Why it cannot be read now.
     pub problem: Option<String>,
 }
@@ -78,6 +80,7 @@ impl Remote {
             revision: reader.lane.revision().unwrap_or(0),
             unreadable: reader.unreadable,
             last_change: reader.last_change,
+            last_list: reader.last_list,
             problem: reader.lane.problem().map(str::to_owned),
         });
         Stats {

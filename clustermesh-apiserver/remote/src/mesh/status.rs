@@ -75,6 +75,8 @@ pub struct KindStatus {
     /// Keys that are no names.
     pub unreadable: u64,
     pub newest_age_s: Option<f64>,
+    /// How long the last complete listing took.
+    pub last_list_ms: Option<u64>,
     pub problem: Option<String>,
 }
 
@@ -122,6 +124,7 @@ fn kind_status(kind: &KindStats, now: Duration) -> KindStatus {
         revision: kind.revision,
         unreadable: kind.unreadable,
         newest_age_s: kind.last_change.map(|at| now.saturating_sub(at).as_secs_f64()),
+        last_list_ms: kind.last_list.and_then(|took| u64::try_from(took.as_millis()).ok()),
         problem: kind.problem.clone(),
     }
 }

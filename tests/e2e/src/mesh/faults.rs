@@ -224,10 +224,8 @@ fn agent_killed(lab: &Lab) -> Result<String> {
 /// West's nodes lose their cables; its control plane, and so Kubernetes and etcd, go on and say that all is well.
 fn dead_backends(lab: &Lab) -> Result<String> {
     let cables = |state: &str| -> Result<()> {
-        for node in ["w1", "w2"] {
-            for cable in ["eth0", "eth1"] {
-                lab.exec(node, &["ip", "link", "set", cable, state])?;
-            }
+        for (node, tor) in [("w1", "tor3"), ("w1", "tor4"), ("w2", "tor3"), ("w2", "tor4")] {
+            lab.lab("link", &[state, node, tor])?;
         }
         Ok(())
     };

@@ -60,11 +60,11 @@ spec:
   template:
     metadata: {labels: {app: web}}
     spec:
-      terminationGracePeriodSeconds: 2
+      terminationGracePeriodSeconds: 10
       containers:
       - name: echo
         image: none
-        command: [causeway-echo, serve, --http, "8080"]
+        command: [causeway-echo, serve, --http, "8080", --drain, "3"]
         ports: [{name: http, containerPort: 8080}]
         readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
 ---

@@ -15,6 +15,8 @@ struct Mesh {
     lab: Lab,
     /// Names of clusters, each with its nodes.
     clusters: Vec<(String, Vec<String>)>,
+    /// Hosts of the last cluster, each with its ToRs.
+    cables: Vec<(String, Vec<String>)>,
 }
 
 pub(crate) fn run(report: &mut Report) -> Result<()> {
@@ -25,7 +27,10 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
         .iter()
         .map(|c| (c.name.clone(), topology.nodes(&c.name).map(|h| h.name.clone()).collect()))
         .collect();
-    let mesh = Mesh { lab: Lab::up(THREE, "e2e-three")?, clusters };
+    let last = topology.clusters.last().map(|c| c.name.clone());
+    let of_last = topology.hosts.iter().filter(|h| h.cluster().map(str::to_owned) == last);
+    let cables = of_last.map(|h| (h.name.clone(), h.cables.clone())).collect();
+    let mesh = Mesh { lab: Lab::up(THREE, "e2e-three")?, clusters, cables };
     for (cluster, _) in &mesh.clusters {
         deploy(&mesh.lab, cluster)?;
     }
@@ -89,12 +94,14 @@ fn half_open(mesh: &Mesh) -> Result<String> {
 
 /// All cables of a cluster's hosts are cut: nodes, control plane, everything.
 fn dies(mesh: &Mesh) -> Result<String> {
-    let (last, nodes) = mesh.clusters.last().context("no cluster")?;
+    let (last, _) = mesh.clusters.last().context("no cluster")?;
     let dead = names(&mesh.lab, last, "web")?;
     let left: BTreeSet<String> = everybody(mesh)?.difference(&dead).cloned().collect();
     let cables = |state: &str| -> Result<()> {
-        for host in nodes.iter().cloned().chain([format!("cp-{last}")]) {
-            mesh.lab.exec(&host, &["ip", "link", "set", "eth0", state])?;
+        for (host, tors) in &mesh.cables {
+            for tor in tors {
+                mesh.lab.lab("link", &[state, host, tor])?;
+            }
         }
         Ok(())
     };
