@@ -36,7 +36,14 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 impl Lane {
     pub(crate) fn new(prefix: String, page: usize) -> Lane {
-        Lane { follow: Follow::new(prefix, page), ticket: None, retry: None, stumbles: 0, problem: None, list_asked: None }
+        Lane {
+            follow: Follow::new(prefix, page),
+            ticket: None,
+            retry: None,
+            stumbles: 0,
+            problem: None,
+            list_asked: None,
+        }
     }
 
     pub(crate) fn prefix(&self) -> &str {

@@ -52,7 +52,7 @@ pub(super) struct Reading {
     /// None are written, if `None`.
     canaries: Option<Lane>,
     /// Of a copy: whether the cluster that is copied is silent.
-    source: Option<Source>,
+    source: Option<Box<Source>>,
     wanted: BTreeSet<Kind>,
     /// When the configuration is looked at again.
     pub(super) poll: Duration,
@@ -108,7 +108,7 @@ impl Open {
     }
 
     pub(super) fn is_settled(&self, kinds: &Kinds) -> bool {
-        let told = |reading: &Reading| reading.source.as_ref().is_none_or(Source::is_settled);
+        let told = |reading: &Reading| reading.source.as_ref().is_none_or(|source| source.is_settled());
         matches!(&self.step, Step::Reading(reading) if kinds.are_settled(&reading.wanted) && told(reading))
     }
 
@@ -212,7 +212,7 @@ impl Remote {
             None
         };
         let wanted = self.settings.kinds_of(can);
-        let source = can.cached.then(|| Source::new(&self.name, self.settings.page));
+        let source = can.cached.then(|| Box::new(Source::new(&self.name, self.settings.page)));
         self.source_silent &= can.cached;
         open.step = Step::Reading(Reading { canaries, source, wanted, poll: now + self.settings.config_poll });
         if self.known.as_ref() != Some(&info) {

@@ -277,6 +277,29 @@ fn a_writer_that_is_still_is_silent_though_its_store_lives() {
 }
 
 #[test]
+fn a_copy_hands_on_that_its_source_is_silent() {
+    let mut rig = Rig::new();
+    rig.can.cached = true;
+    rig.beat();
+    rig.config(2);
+    rig.canary(Kind::Nodes, Layout::Cache);
+    rig.canary(Kind::Services, Layout::Cache);
+    let key = causeway_mesh_schema::silence_key(&name());
+    rig.twin.put(&format!("{key}0"), "that of c20");
+    rig.settle();
+    assert_eq!(rig.remote.stats(rig.now).stage, Stage::Fresh, "another cluster's key");
+    rig.told();
+    rig.twin.put(&key, "now");
+    rig.settle();
+    assert_eq!(rig.told(), "silent");
+    rig.pass(40 * S, true);
+    assert_eq!(rig.told(), "de-preferred", "the copy's own heart beats");
+    rig.twin.delete(&key);
+    rig.settle();
+    assert_eq!(rig.told(), "fresh");
+}
+
+#[test]
 fn a_watch_that_misses_beats_is_found_out() {
     let mut rig = Rig::new();
     rig.furnish();

@@ -35,6 +35,7 @@ pub(crate) struct Held {
 }
 
 /// What may legitimately make an entry go, besides its writer.
+#[derive(Debug, Default)]
 pub(crate) struct Licence {
     /// The data set that the reader is connected to; 0 without a connection.
     pub(crate) store: u64,

@@ -19,7 +19,7 @@ mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use world::World;
+use world::{Totals, World};
 
 const RUNS: u64 = 500;
 
@@ -35,15 +35,33 @@ fn every_reader_converges_to_the_model() {
         return;
     }
     let runs = number("CAUSEWAY_SIM_RUNS").unwrap_or(RUNS);
-    let mut totals = world::Totals::default();
-    for seed in 0..runs {
+    let threads = std::thread::available_parallelism().map_or(1, |count| u64::try_from(count.get()).unwrap());
+    let totals = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..threads).map(|first| scope.spawn(move || sweep((first..runs).step_by(step(threads))))).collect();
+        let mut totals = Totals::default();
+        for thread in threads {
+            totals += thread.join().expect("a seed failed; its thread has named it");
+        }
+        totals
+    });
+    println!("{runs} runs: {totals:?}");
+    totals.assert_that_everything_happened(runs);
+}
+
+fn step(threads: u64) -> usize {
+    usize::try_from(threads).unwrap()
+}
+
+fn sweep(seeds: impl Iterator<Item = u64>) -> Totals {
+    let mut totals = Totals::default();
+    for seed in seeds {
         match catch_unwind(AssertUnwindSafe(|| World::new(seed, false).run())) {
             Ok(run) => totals += run,
             Err(_) => panic!("seed {seed} fails; CAUSEWAY_SIM_SEED={seed} replays it"),
         }
     }
-    println!("{runs} runs: {totals:?}");
-    totals.assert_that_everything_happened(runs);
+    totals
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use causeway_mesh_kv::{Op, SessionId, Ticket};
+use causeway_mesh_remote::Change;
 use causeway_mesh_remote::core::{Input, Output};
 use causeway_mesh_schema::ClusterId;
 
@@ -56,9 +57,10 @@ impl World {
             Output::Release => self.release(reader, None),
             Output::Tell(change) => {
                 let Reader { cluster, .. } = self.readers[reader];
-                let licence = self.readers[reader].licence(self.now, &self.settings);
+                let asks = matches!(change, Change::Relisting(_) | Change::Listed(_));
+                let licence = asks.then(|| self.readers[reader].licence(self.now, &self.settings));
                 let consumer = &mut self.readers[reader].consumer;
-                consumer.apply(change, &self.writers[cluster], &licence);
+                consumer.apply(change, &self.writers[cluster], &licence.unwrap_or_default());
                 *self.totals.stages.entry(word(consumer.stage)).or_default() += 1;
             }
             Output::Gone => {

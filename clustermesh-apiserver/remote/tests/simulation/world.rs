@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use causeway_mesh_kv::{Op, Reply, SessionId, Ticket};
 use causeway_mesh_remote::core::Input;
-use causeway_mesh_remote::{Settings, StageAfter};
+use causeway_mesh_remote::{Settings, Stage, StageAfter};
 use causeway_mesh_schema::ClusterId;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -149,8 +149,14 @@ impl World {
         let faults_end = span(&mut self.rng, 60 * S, 900 * S);
         self.until(faults_end);
         self.heal();
-        // Longer than the longest back-off, the patience with a session, and the wait for a configuration.
-        self.until(faults_end + 400 * S);
+        // A changed configuration is noticed within a look at it.
+        let mut end = faults_end + 60 * S;
+        self.until(end);
+        // At worst: a session that is given up, the longest back-off, and the wait for a configuration.
+        while !self.is_quiet() && end < faults_end + 400 * S {
+            end += 20 * S;
+            self.until(end);
+        }
         for reader in &self.readers {
             let writer = &self.writers[reader.cluster];
             assert!(writer.is_done());
@@ -161,6 +167,15 @@ impl World {
         }
         self.totals.sessions = self.sessions;
         self.totals
+    }
+
+    /// Everybody says that there is nothing left to do.
+    fn is_quiet(&self) -> bool {
+        let quiet = |reader: &Reader| {
+            let ready = reader.remote.as_ref().is_some_and(|remote| remote.is_ready());
+            ready && reader.consumer.stage == Stage::Fresh && self.writers[reader.cluster].is_done()
+        };
+        self.readers.iter().all(quiet)
     }
 
     fn until(&mut self, end: Duration) {
