@@ -91,7 +91,7 @@ impl Default for StageAfter {
 
 impl Default for BackoffBounds {
     fn default() -> BackoffBounds {
-        BackoffBounds { first: Duration::from_millis(50), longest: Duration::from_secs(60) }
+        BackoffBounds { first: Duration::from_millis(50), longest: Duration::from_secs(15) }
     }
 }
 

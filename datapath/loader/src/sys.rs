@@ -17,8 +17,8 @@ const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
-const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 const BPF_LINK_TYPE_TCX: u32 = 11;
 /// `BPF_NOEXIST`: write only where nothing is.
 const NO_EXIST: u64 = 1;
@@ -169,33 +169,30 @@ pub(crate) fn walk<K: Pod + Default, V: Pod + Default>(
     }
 }
 
-/// Deletes rows in batches of at most `batch`; rows that are gone already are passed over. Returns how many it deleted.
-pub(crate) fn delete_all<K: Pod>(map: BorrowedFd<'_>, keys: &[K], batch: usize) -> io::Result<usize> {
-    let (mut at, mut deleted) = (0, 0);
-    while at < keys.len() {
-        let part = &keys[at..keys.len().min(at + batch)];
-        let mut attr = BatchAttr {
-            in_batch: 0,
-            out_batch: 0,
-            keys: part.as_ptr() as u64,
-            values: 0,
-            count: u32::try_from(part.len()).map_err(io::Error::other)?,
-            map_fd: map.as_raw_fd().cast_unsigned(),
-            elem_flags: 0,
-            flags: 0,
-        };
-        // SAFETY: the kernel reads `count` keys of the map's key size, which is K's, from `part`.
-        let answer = unsafe { bpf(BPF_MAP_DELETE_BATCH, &mut attr) };
-        let done = usize::try_from(attr.count).unwrap_or(0).min(part.len());
-        deleted += done;
-        match answer {
-            Ok(_) => at += part.len(),
-            // The row after the last deleted one was not there any more.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => at += done + 1,
-            Err(error) => return Err(error),
-        }
+/// Deletes a row if `obsolete` still says so of its value at that moment: a row that was written anew since somebody
+/// looked is put back, unless it has a successor already. Says whether it is gone by this.
+pub(crate) fn delete_if<K: Pod, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    obsolete: impl Fn(&K, &V) -> bool,
+) -> io::Result<bool> {
+    let key_at = std::ptr::from_ref(key) as u64;
+    let mut value = V::default();
+    let mut attr = elem(map, key_at, std::ptr::from_mut(&mut value) as u64, 0);
+    // SAFETY: the kernel reads one key and writes one value of the map's sizes, which are those of K and V.
+    match unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) } {
+        Ok(_) if obsolete(key, &value) => return Ok(true),
+        Ok(_) => {}
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(false),
+        Err(error) => return Err(error),
     }
-    Ok(deleted)
+    let mut attr = elem(map, key_at, std::ptr::from_ref(&value) as u64, NO_EXIST);
+    // SAFETY: the kernel reads one key and one value, as above.
+    match unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr) } {
+        Ok(_) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Copies all rows of one map to another of the same key and value size; rows that are there already stay.

@@ -92,7 +92,8 @@ const OPTIONS: &[Opt] = &[
     opt("clustermesh-cache-ttl", Some("0"), "Forget the Services of a cluster that is silent for so long; 0: never"),
     opt(
         "clustermesh-service-v2",
-        Some("prefer-legacy"),
+        // Only slices say which backends end and which are ready.
+        Some("prefer-endpointslice"),
         "How remote backends are read: prefer-legacy, prefer-endpointslice, only-endpointslice",
     ),
     opt("clustermesh-stage-de-preferred", Some("30s"), "After so much silence a cluster's backends come last"),

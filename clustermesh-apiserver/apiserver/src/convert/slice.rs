@@ -25,6 +25,8 @@ pub(crate) struct Told {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Backend {
     pub(crate) ip: IpAddr,
+    /// Takes new connections, as opposed to: ends, and still answers.
+    pub(crate) ready: bool,
     pub(crate) hostname: Option<Box<str>>,
     pub(crate) zone: Option<Box<str>>,
     pub(crate) for_zones: Box<[Box<str>]>,
@@ -118,6 +120,7 @@ fn backends(endpoint: &Endpoint) -> impl Iterator<Item = Backend> {
     let ips = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
     ips.map(move |ip| Backend {
         ip,
+        ready: endpoint.ready.unwrap_or(true),
         hostname: boxed(&endpoint.hostname),
         zone: boxed(&endpoint.zone),
         for_zones: endpoint.for_zones.iter().map(|zone| zone.as_str().into()).collect(),

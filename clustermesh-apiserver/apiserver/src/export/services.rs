@@ -195,12 +195,17 @@ impl Services {
         }
     }
 
+    /// The format has no conditions: backends that end are told only where no others are (KEP-1669), so that readers leave
+    /// them while they still answer.
     fn with_backends(&self, key: &Key, service: &Service) -> ClusterService {
         let mut service = ClusterService::clone(&service.service);
-        for slice_name in self.slices_of.get(key).into_iter().flatten() {
-            let slice = Key::new(key.namespace.as_str(), slice_name.as_ref());
-            let Some(slice) = self.slices.get(&slice) else { continue };
-            for backend in &slice.backends {
+        let slices = || {
+            let names = self.slices_of.get(key).into_iter().flatten();
+            names.filter_map(|name| self.slices.get(&Key::new(key.namespace.as_str(), name.as_ref())))
+        };
+        let any_ready = slices().any(|slice| slice.backends.iter().any(|backend| backend.ready));
+        for slice in slices() {
+            for backend in slice.backends.iter().filter(|backend| backend.ready || !any_ready) {
                 // An address may stand in several slices, with other ports in each.
                 service.backends.entry(backend.ip).or_default().extend(slice.ports.clone());
                 if let Some(hostname) = &backend.hostname {

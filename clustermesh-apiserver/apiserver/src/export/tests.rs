@@ -308,6 +308,25 @@ fn a_service_is_told_with_the_backends_of_all_its_slices() {
 }
 
 #[test]
+fn backends_that_end_are_told_only_where_no_others_are() {
+    let mut world = world();
+    world.apply(&service("shop", GLOBAL));
+    let ends = |yaml: String, ip: &str| {
+        let conditions = "conditions: {ready: false, serving: true, terminating: true}";
+        yaml.replace(&format!("['{ip}']"), &format!("['{ip}'], {conditions}"))
+    };
+    let both = slice("shop", "echo-1", &["10.3.0.1", "10.3.0.2"]);
+    world.apply(&ends(both.clone(), "10.3.0.1"));
+    let told = |world: &World| -> Vec<String> {
+        let value = world.json("services/v1/cluster3/shop/echo");
+        value["backends"].as_object().unwrap().keys().cloned().collect()
+    };
+    assert_eq!(told(&world), ["10.3.0.2"]);
+    world.apply(&ends(ends(both, "10.3.0.1"), "10.3.0.2"));
+    assert_eq!(told(&world), ["10.3.0.1", "10.3.0.2"]);
+}
+
+#[test]
 fn annotations_switch_a_service_and_its_slices() {
     let mut world = world();
     world.apply(&slice("shop", "echo-1", &["10.3.0.1"]));

@@ -1,6 +1,5 @@
-//! The flow table from user space: dump and collection, both in batches, because it may hold millions of rows.
+//! The flow table from user space: dump and collection. Rows are read in batches, because there may be millions.
 
-use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,8 +8,6 @@ use causeway_datapath_abi as abi;
 
 use crate::{Error, FlowRow, GcStats, Result, convert, sys};
 
-/// Rows deleted per call into the kernel: a few hundred microseconds, after which the CPU may do something else.
-const DELETE_BATCH: usize = 1024;
 /// Rows remembered for deletion before they are deleted: bounds the memory of a collection to 2.6 MB.
 const PENDING: usize = 65_536;
 
@@ -53,8 +50,8 @@ impl Flows {
         self.remove(|key, flow| obsolete(&convert::flow(key, flow)))
     }
 
-    /// A row that a packet refreshes between the look and the deletion is lost; the packet after it rebuilds the row
-    /// from the other direction's, or as a new flow.
+    /// A row that a packet writes between the look and the deletion stays: a client that uses an old port again opens its
+    /// flow in the very row that has expired, and the answer needs it.
     fn remove(&self, which: impl Fn(&abi::Tuple, &abi::Flow) -> bool) -> Result<GcStats> {
         let mut stats = GcStats::default();
         loop {
@@ -67,9 +64,13 @@ impl Flows {
                 keys.len() < PENDING
             })?;
             let fd = self.map.fd().as_fd();
-            let deleted = sys::delete_all(fd, &keys, DELETE_BATCH)
-                .map_err(|e: io::Error| Error::kernel("deleting rows of the flow table", e))?;
             stats.seen = stats.deleted + seen;
+            let mut deleted = 0;
+            for key in &keys {
+                let gone = sys::delete_if(fd, key, &which)
+                    .map_err(|e| Error::kernel("deleting rows of the flow table", e))?;
+                deleted += usize::from(gone);
+            }
             stats.deleted += deleted;
             if keys.len() < PENDING {
                 self.rows.store(seen.saturating_sub(deleted), Ordering::Relaxed);

@@ -268,6 +268,11 @@ fn partition(lab: &Lab) -> Result<String> {
         Ok(format!("each side on its own after {:.1} s, noticed after {:.1} s", took.as_secs_f64(), gone.as_secs_f64()))
     })?;
     let back = alive_again(lab)?;
+    until(Duration::from_secs(60), "east is fresh at w1", || {
+        let row = remote_status(lab, "w1", EAST)?;
+        ensure!(row["ready"] == true && row["stage"] == "fresh", "{row}");
+        Ok(())
+    })?;
     answer_from(lab, &asker(EAST), WEB, Who::Both)?;
     answer_from(lab, &asker(WEST), WEB, Who::Both)?;
     Ok(format!("{figure}; joined again after {:.1} s", back.as_secs_f64()))
