@@ -9,6 +9,7 @@ mod groups;
 mod users;
 mod watches;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,12 +20,13 @@ use axum::routing::get;
 use axum::{Json, Router};
 use causeway_k8s::Rejected;
 use causeway_mesh_kv::{Publisher, Session};
+use causeway_mesh_remote::{Checksum, Tally};
 use causeway_mesh_schema::{Capabilities, ClusterConfig, Kind};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::task::JoinSet;
 
-use crate::export::{Export, Settings, Source};
+use crate::export::{Export, Output, Settings, Source};
 use crate::flags::Clustermesh;
 use crate::telemetry::Telemetry;
 use crate::{http, store};
@@ -44,6 +46,16 @@ struct View {
     listed: Vec<Kind>,
     rejected: Vec<Rejected>,
     rejected_by_kind: Vec<(&'static str, usize)>,
+    told: Vec<Told>,
+}
+
+/// What a kind's readers should count, and find as checksum (`causeway clustermesh status` shows theirs).
+#[derive(Clone, serde::Serialize)]
+struct Told {
+    /// Its word in keys.
+    kind: &'static str,
+    entries: usize,
+    checksum: Checksum,
 }
 
 pub(crate) async fn run(flags: Clustermesh) -> anyhow::Result<()> {
@@ -98,15 +110,27 @@ async fn bootstrap(shared: Arc<Shared>) {
 }
 
 async fn export_for_ever(mut export: Export, mut watches: Watches, groups: Groups, shared: &Shared) {
+    let mut tallies: BTreeMap<Kind, Tally> = BTreeMap::new();
     loop {
         watches.next_into(&mut export).await;
         while let Some(output) = export.poll_output() {
+            match &output {
+                Output::Set { kind, name, value } => tallies.entry(*kind).or_default().put(name, value),
+                Output::Delete { kind, name } => tallies.entry(*kind).or_default().delete(name),
+                Output::Listed(_) => {}
+            }
             groups.write(output);
         }
+        let told = |(kind, tally): (&Kind, &Tally)| Told {
+            kind: kind.word(),
+            entries: tally.count(),
+            checksum: tally.checksum(),
+        };
         let view = View {
             listed: export.listed().to_vec(),
             rejected: export.rejected().cloned().collect(),
             rejected_by_kind: Source::ALL.map(|source| (source.kind(), export.rejected_of(source))).to_vec(),
+            told: tallies.iter().map(told).collect(),
         };
         *shared.view() = view;
     }
@@ -168,6 +192,7 @@ fn health_router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(|State(shared): State<Arc<Shared>>| async move { http::readiness(&shared.missing()) }))
+        .route("/told", get(|State(shared): State<Arc<Shared>>| async move { Json(shared.view().told.clone()) }))
         .route(
             "/rejected",
             get(|State(shared): State<Arc<Shared>>| async move { Json(shared.view().rejected.clone()) }),

@@ -52,7 +52,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates whose cores hold no I/O: each must carry a `clippy.toml` that bans it, or be `no_std`.
-const PURE: &[&str] = &["bgp-speaker/wire", "bgp-speaker/core", "clustermesh-apiserver/schema", "datapath/abi", "datapath/logic"];
+const PURE: &[&str] =
+    &["bgp-speaker/wire", "bgp-speaker/core", "clustermesh-apiserver/schema", "datapath/abi", "datapath/logic"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()

@@ -67,8 +67,8 @@ impl Flows {
             stats.seen = stats.deleted + seen;
             let mut deleted = 0;
             for key in &keys {
-                let gone = sys::delete_if(fd, key, &which)
-                    .map_err(|e| Error::kernel("deleting rows of the flow table", e))?;
+                let gone =
+                    sys::delete_if(fd, key, &which).map_err(|e| Error::kernel("deleting rows of the flow table", e))?;
                 deleted += usize::from(gone);
             }
             stats.deleted += deleted;

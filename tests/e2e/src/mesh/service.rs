@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
 
 use super::{
     EAST, NODES, SOON, WEB, WEST, Who, all_answered, annotate, answer_from, asker, cluster_ips, deployed, pods,
@@ -216,5 +217,29 @@ fn status(lab: &Lab) -> Result<String> {
     let answers = all_answered(lab, &asker(EAST), WEB, 40)?;
     let (east, west) = split(lab, &answers)?;
     ensure!(east > 0 && west > 0, "east answered {east} times, west {west}");
-    Ok(format!("stage {}", row["stage"]))
+    let ((kinds, sums), _) = until(SOON, "reader and writer agree", || same_sums(lab))?;
+    let latency = |of: &str| {
+        let rows = row["latency"].as_array().into_iter().flatten();
+        let found = rows.into_iter().find(|l| l["of"] == of).cloned().unwrap_or_default();
+        format!("{of}: p50 {} us, p99 {} us of {}", found["p50Us"], found["p99Us"], found["count"])
+    };
+    Ok(format!("{kinds} kinds, {sums}; {}; {}", latency("services"), latency("trigger")))
+}
+
+/// What west's API server says it has written, against what e1 says it has read.
+fn same_sums(lab: &Lab) -> Result<(usize, String)> {
+    let told: Value = serde_json::from_str(&lab.exec("cp-west", &["curl", "-s", "http://127.0.0.1:9880/told"])?)?;
+    let row = remote_status(lab, "e1", WEST)?;
+    let read = row["kinds"].as_array().context("kinds")?;
+    let mut sums = Vec::new();
+    for kind in read.iter().filter(|kind| kind["synced"] == true) {
+        let written = told.as_array().into_iter().flatten().find(|t| t["kind"] == kind["kind"]);
+        // A kind of which nothing was ever written has no row.
+        let (entries, checksum) =
+            written.map_or((json!(0), kind["checksum"].clone()), |w| (w["entries"].clone(), w["checksum"].clone()));
+        ensure!(kind["entries"] == entries && kind["checksum"] == checksum, "written {told}, read {read:?}");
+        sums.push(format!("{} {entries}", kind["kind"].as_str().unwrap_or_default()));
+    }
+    ensure!(sums.len() >= 4, "only {sums:?} are read");
+    Ok((sums.len(), sums.join(", ")))
 }
