@@ -1,3 +1,5 @@
+//! The directory as files come, change and go: links swapped as kubelet does, bad files, names that are ours.
+
 use std::os::unix::fs::symlink;
 
 use super::*;
