@@ -42,11 +42,12 @@ fn is_about_silent_backend(s: &Scratch) -> bool {
     matches!(s.inner.kind, L4::Tcp) && s.flow.service_id != 0 && s.flow.flags & flow_flag::ESTABLISHED == 0
 }
 
-/// Whether the error says that the network has no way to the destination, as opposed to a refusal of whoever is there
-/// (RFC 792 and RFC 1812 section 5.2.7.1; RFC 4443 section 3.1).
+/// Whether the error says that the network has no way to the destination, or led the packet in a circle while routes change,
+/// as opposed to a refusal of whoever is there (RFC 792 and RFC 1812 section 5.2.7.1; RFC 4443 sections 3.1 and 3.3).
 #[inline(always)]
 fn says_no_route<P: Packet>(pkt: &P, h: &Headers) -> bool {
     match (h.is_v6, pkt.load(h.l4)) {
+        (false, Some([11, 0])) | (true, Some([3, 0])) => true,
         (false, Some([3, code])) => matches!(code, 0 | 1 | 5 | 6 | 7 | 11 | 12),
         (true, Some([1, code])) => matches!(code, 0 | 2 | 3),
         _ => false,

@@ -77,7 +77,9 @@ fn no_route_to_a_backend_that_never_answered_is_kept_from_the_client() {
         let say = |node: &mut _, kind| {
             send(node, FromNet, IF_UPLINK, &error(f, f.router(), &Spec::new(out), kind, usize::MAX))
         };
+        let circle = if f.is_v6 { (3, 0) } else { (11, 0) };
         assert!(say(&mut node, no_route).is_drop(Counter::BackendUnreachable));
+        assert!(say(&mut node, circle).is_drop(Counter::BackendUnreachable));
         assert_eq!(say(&mut node, refused).verdict, Verdict::Peer { ifindex: IF_A }, "a refusal is told");
         assert!(
             send(&mut node, ToPod, IF_A, &error(f, f.router(), &Spec::new(out), no_route, usize::MAX))
@@ -101,9 +103,11 @@ fn about_connections_of_pods_to_services() {
             let mut node = world();
             let t = f.tuple(proto, f.pod_a(), 40000, f.vip(VIP_REMOTE), 80);
             let out = send(&mut node, FromPod, IF_A, &Spec::new(t)).tuple();
+            send(&mut node, FromNet, IF_UPLINK, &Spec::new(out.reversed()));
             check(&mut node, FromNet, IF_UPLINK, f, out, t, Verdict::Peer { ifindex: IF_A });
             let t = f.tuple(proto, f.pod_a(), 40000, f.vip(VIP_LOCAL), 80);
             let out = send(&mut node, FromPod, IF_A, &Spec::new(t)).tuple();
+            send(&mut node, FromPod, IF_B, &Spec::new(out.reversed()));
             check(&mut node, FromPod, IF_B, f, out, t, Verdict::Peer { ifindex: IF_A });
             // The host's stack complains about the translated packet.
             check(&mut node, ToPod, IF_A, f, out, t, Verdict::Stack);
