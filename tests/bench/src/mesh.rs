@@ -111,13 +111,12 @@ impl Mesh {
 
 /// 1,000 changes a second, seen by a bare etcd watch and by the agent's maps.
 fn latency(table: &mut Table, mesh: &Mesh) -> Result<()> {
-    mesh.lab.kubectl(&["create", "-f", "-"], &services())?;
-    for (what, kind) in [("IP", "ip"), ("service", "services")] {
-        eprintln!("mesh: latency of {what} changes");
-        let seen = mesh.inner(&["latency", "--kind", kind, "--rate", "1000", "--seconds", "20"])?;
+    {
+        eprintln!("mesh: latency of changes");
+        let seen = mesh.inner(&["latency", "--rate", "1000", "--seconds", "20"])?;
         let of = |whose: &str, p: &str| seen[whose][p].as_f64().with_context(|| format!("no {whose}.{p} in {seen}"));
         let title =
-            format!("{what} change in the other cluster, {} a second", seen["rate"].as_f64().unwrap_or(0.0).round());
+            format!("IP change in the other cluster, {} a second", seen["rate"].as_f64().unwrap_or(0.0).round());
         let (bare50, bare99) = (of("bare", "p50_ms")?, of("bare", "p99_ms")?);
         let (map50, map99) = (of("map", "p50_ms")?, of("map", "p99_ms")?);
         table.row(&title, "etcd watch", &format!("p50 {bare50:.2} ms, p99 {bare99:.2} ms"), "from put to event");
@@ -135,17 +134,6 @@ fn latency(table: &mut Table, mesh: &Mesh) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Global Services of east that west has the backends of.
-fn services() -> String {
-    let one = |n: u32| {
-        format!(
-            "---\n{{apiVersion: v1, kind: Service, metadata: {{name: bench-{n}, annotations: \
-             {{service.cilium.io/global: \"true\"}}}}, spec: {{ports: [{{port: 80}}]}}}}\n"
-        )
-    };
-    (0..50).map(one).collect()
 }
 
 /// A reader that was away for longer than etcd keeps history lists everything again.

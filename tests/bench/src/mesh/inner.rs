@@ -41,8 +41,6 @@ pub(crate) struct Inner {
 enum What {
     Latency {
         #[arg(long)]
-        kind: String,
-        #[arg(long)]
         rate: u32,
         #[arg(long)]
         seconds: u32,
@@ -63,7 +61,7 @@ pub(crate) fn run(inner: &Inner) -> Result<()> {
     let figures = runtime.block_on(async {
         let client = connect(&inner.endpoint, &inner.certificates).await?;
         match &inner.what {
-            What::Latency { kind, rate, seconds } => latency(client, &inner.socket, kind, *rate, *seconds).await,
+            What::Latency { rate, seconds } => latency(client, &inner.socket, *rate, *seconds).await,
             What::Load { count } => load(client, *count).await,
             What::List { rounds } => list(client, *rounds).await,
             What::Compact => compact(client).await,
@@ -151,30 +149,14 @@ fn now_ns() -> u64 {
     u64::try_from(now.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0)
 }
 
-fn entry(kind: &str, change: u32) -> (String, String) {
+fn entry(change: u32) -> (String, String) {
     let n = change % CHANGING;
-    // Another identity, or another port, at every turn.
-    let turn = change / CHANGING % 2;
-    if kind == "ip" {
-        return ip_entry(n, IDENTITY + 1 + n + turn);
-    }
-    let name = format!("bench-{}", n % 50);
-    let value = json!({
-        "cluster": "west", "namespace": "default", "name": name, "frontends": {},
-        "backends": {address(change % 60_000).to_string(): {"": {"Protocol": "TCP", "Port": 8080}}},
-        "labels": {}, "selector": {}, "includeExternal": true, "shared": true, "clusterID": 2,
-    });
-    (format!("cilium/state/services/v1/west/default/{name}"), value.to_string())
+    // Another identity at every turn.
+    ip_entry(n, IDENTITY + 1 + n + change / CHANGING % 2)
 }
 
-async fn latency(
-    client: etcd_client::Client,
-    socket: &Path,
-    kind: &str,
-    rate: u32,
-    seconds: u32,
-) -> Result<serde_json::Value> {
-    let prefix = if kind == "ip" { "cilium/state/ip/v1/default/" } else { "cilium/state/services/v1/west/" };
+async fn latency(client: etcd_client::Client, socket: &Path, rate: u32, seconds: u32) -> Result<serde_json::Value> {
+    let prefix = "cilium/state/ip/v1/default/";
     let mut watcher = client.clone();
     let mut stream = watcher.watch(prefix, Some(WatchOptions::new().with_prefix())).await?;
     let watching = tokio::spawn(async move {
@@ -199,7 +181,7 @@ async fn latency(
     for change in 0..changes {
         let due = started + Duration::from_secs_f64(f64::from(change) / f64::from(rate));
         tokio::time::sleep_until(due.into()).await;
-        let (key, value) = entry(kind, change);
+        let (key, value) = entry(change);
         let mut client = client.clone();
         puts.spawn(async move {
             let at = now_ns();
@@ -216,7 +198,7 @@ async fn latency(
         sent.insert(revision, at);
     }
     let took = started.elapsed();
-    let end = if kind == "ip" { "cilium/state/ip/v1/default/the-end" } else { "cilium/state/services/v1/west/the-end" };
+    let end = "cilium/state/ip/v1/default/the-end";
     client.clone().put(end, "", None).await?;
     client.clone().delete(end, None).await?;
     let bare =
