@@ -31,7 +31,7 @@ pub(crate) struct Inner {
     endpoint: String,
     #[arg(long)]
     certificates: PathBuf,
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = causeway_api::DEFAULT_SOCKET)]
     socket: PathBuf,
     #[command(subcommand)]
     what: What,
