@@ -111,28 +111,25 @@ impl Mesh {
 
 /// 1,000 changes a second, seen by a bare etcd watch and by the agent's maps.
 fn latency(table: &mut Table, mesh: &Mesh) -> Result<()> {
-    {
-        eprintln!("mesh: latency of changes");
-        let seen = mesh.inner(&["latency", "--rate", "1000", "--seconds", "20"])?;
-        let of = |whose: &str, p: &str| seen[whose][p].as_f64().with_context(|| format!("no {whose}.{p} in {seen}"));
-        let title =
-            format!("IP change in the other cluster, {} a second", seen["rate"].as_f64().unwrap_or(0.0).round());
-        let (bare50, bare99) = (of("bare", "p50_ms")?, of("bare", "p99_ms")?);
-        let (map50, map99) = (of("map", "p50_ms")?, of("map", "p99_ms")?);
-        table.row(&title, "etcd watch", &format!("p50 {bare50:.2} ms, p99 {bare99:.2} ms"), "from put to event");
-        table.row(
-            &title,
-            "causeway",
-            &format!("p50 {map50:.2} ms, p99 {map99:.2} ms to the map"),
-            &format!(
-                "{:.2}x and {:.2}x of the watch; targets 2x and 3x; {} changes, {} overtaken by newer ones",
-                map50 / bare50,
-                map99 / bare99,
-                seen["changes"],
-                seen["lost"]
-            ),
-        );
-    }
+    eprintln!("mesh: latency of changes");
+    let seen = mesh.inner(&["latency", "--rate", "1000", "--seconds", "20"])?;
+    let of = |whose: &str, p: &str| seen[whose][p].as_f64().with_context(|| format!("no {whose}.{p} in {seen}"));
+    let title = format!("IP change in the other cluster, {} a second", seen["rate"].as_f64().unwrap_or(0.0).round());
+    let (bare50, bare99) = (of("bare", "p50_ms")?, of("bare", "p99_ms")?);
+    let (map50, map99) = (of("map", "p50_ms")?, of("map", "p99_ms")?);
+    table.row(&title, "etcd watch", &format!("p50 {bare50:.2} ms, p99 {bare99:.2} ms"), "from put to event");
+    table.row(
+        &title,
+        "causeway",
+        &format!("p50 {map50:.2} ms, p99 {map99:.2} ms to the map"),
+        &format!(
+            "{:.2}x and {:.2}x of the watch; targets 2x and 3x; {} changes, {} overtaken by newer ones",
+            map50 / bare50,
+            map99 / bare99,
+            seen["changes"],
+            seen["lost"]
+        ),
+    );
     Ok(())
 }
 

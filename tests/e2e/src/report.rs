@@ -27,6 +27,22 @@ impl Report {
     }
 }
 
+/// Name and body of a scenario.
+pub(crate) type Scenario = (&'static str, fn(&mut Report) -> Result<()>);
+
+/// Runs the scenarios whose name contains `only`. One that breaks off is a failure of its own.
+pub(crate) fn run_scenarios(report: &mut Report, scenarios: &[Scenario], only: Option<&str>) {
+    for (name, scenario) in scenarios {
+        if only.is_some_and(|only| !name.contains(only)) {
+            continue;
+        }
+        println!("-- {name}");
+        if let Err(error) = scenario(report) {
+            report.show(&format!("scenario {name} ran to its end"), || Err(error));
+        }
+    }
+}
+
 /// Asks `probe` again and again until it is satisfied, and returns its answer and the time it took. The probe's last
 /// complaint is the error when `limit` has passed. The pause bounds the load; no outcome depends on its length.
 pub(crate) fn until<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Result<T>) -> Result<(T, Duration)> {

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::kit::{self, Answers, Pod};
 use crate::lab::{Lab, text};
-use crate::report::{Report, until};
+use crate::report::{Report, Scenario, run_scenarios, until};
 
 const TWO: &str = "topologies/two-clusters";
 const THREE: &str = "topologies/three-clusters";
@@ -30,23 +30,12 @@ const NODES: [(&str, [&str; 2]); 2] = [(EAST, ["e1", "e2"]), (WEST, ["w1", "w2"]
 /// How long a change may take to show itself through two clusters on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Name and body of each scenario.
-type Scenario = (&'static str, fn(&mut Report) -> Result<()>);
-
 const SCENARIOS: [Scenario; 4] =
     [("service", service::run), ("mcs", mcs::run), ("faults", faults::run), ("three", three::run)];
 
 /// Runs the scenarios whose name contains `only`.
 pub(crate) fn run(report: &mut Report, only: Option<&str>) {
-    for (name, scenario) in SCENARIOS {
-        if only.is_some_and(|o| !name.contains(o)) {
-            continue;
-        }
-        println!("-- {name}");
-        if let Err(error) = scenario(report) {
-            report.show(&format!("scenario {name} ran to its end"), || Err(error));
-        }
-    }
+    run_scenarios(report, &SCENARIOS, only);
 }
 
 /// A Deployment and a global Service of one name, for every cluster alike.

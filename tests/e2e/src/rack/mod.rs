@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 
 use crate::kit::{Pod, get, pair_of, url};
 use crate::lab::{Family, Lab};
-use crate::report::{Report, until};
+use crate::report::{Report, Scenario, run_scenarios, until};
 
 pub(crate) const TORS: [&str; 2] = ["tor1", "tor2"];
 pub(crate) const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -47,9 +47,6 @@ spec:
   ports: [{name: http, port: 80, targetPort: 8080}]
 "#;
 
-/// Name and body of each scenario.
-type Scenario = (&'static str, fn(&mut Report) -> Result<()>);
-
 const SCENARIOS: [Scenario; 5] = [
     ("sessions", sessions::run),
     ("reach", reach::run),
@@ -60,15 +57,7 @@ const SCENARIOS: [Scenario; 5] = [
 
 /// Runs the scenarios whose name contains `only`.
 pub(crate) fn run(report: &mut Report, only: Option<&str>) {
-    for (name, scenario) in SCENARIOS {
-        if only.is_some_and(|o| !name.contains(o)) {
-            continue;
-        }
-        println!("-- {name}");
-        if let Err(error) = scenario(report) {
-            report.show(&format!("scenario {name} ran to its end"), || Err(error));
-        }
-    }
+    run_scenarios(report, &SCENARIOS, only);
 }
 
 fn vips(lab: &Lab, service: &str) -> Result<(String, String)> {
