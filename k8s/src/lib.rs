@@ -5,6 +5,7 @@
 
 pub mod checked;
 pub mod cilium;
+pub mod client;
 pub mod condition;
 pub mod crds;
 pub mod global;

@@ -5,6 +5,7 @@
 
 pub mod export;
 pub mod import;
+pub mod offer;
 
 /// The API group of both kinds.
 pub const GROUP: &str = "multicluster.x-k8s.io";
