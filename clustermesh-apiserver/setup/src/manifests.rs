@@ -166,6 +166,7 @@ fn deployment(install: &Install) -> Value {
                     "containers": [etcd(install), apiserver(install), kvstoremesh(install)],
                     "volumes": [
                         {"name": "data", "emptyDir": {}},
+                        {"name": "tmp", "emptyDir": {}},
                         {"name": "etcd-config", "configMap": {"name": ETCD_CONFIG}},
                         secret("server", secret::SERVER),
                         secret("admin", secret::ADMIN),
@@ -179,7 +180,9 @@ fn deployment(install: &Install) -> Value {
 
 /// A container of the one image, that can do nothing but its work.
 fn container(install: &Install, name: &str, command: &[&str], args: &[String], mounts: &[(&str, &str)]) -> Value {
-    let mount = |&(name, path): &(&str, &str)| json!({"name": name, "mountPath": path, "readOnly": name != "data"});
+    let writable = ["data", "tmp"];
+    let mount =
+        |&(name, path): &(&str, &str)| json!({"name": name, "mountPath": path, "readOnly": !writable.contains(&name)});
     json!({
         "name": name,
         "image": install.image,
@@ -204,7 +207,8 @@ fn init(install: &Install) -> Value {
         format!("--etcd-initial-cluster-token={APISERVER}"),
         format!("--cluster-name={}", install.cluster),
     ];
-    container(install, "etcd-init", &[BINARY, "etcdinit"], &args, &[("data", DATA_DIR)])
+    // Its etcd's log is a temporary file.
+    container(install, "etcd-init", &[BINARY, "etcdinit"], &args, &[("data", DATA_DIR), ("tmp", "/tmp")])
 }
 
 fn etcd(install: &Install) -> Value {
@@ -216,13 +220,15 @@ fn etcd(install: &Install) -> Value {
         format!("--trusted-ca-file={SERVER_DIR}/ca.crt"),
         format!("--cert-file={SERVER_DIR}/tls.crt"),
         format!("--key-file={SERVER_DIR}/tls.key"),
-        // Brackets fit an IPv4 address too: Go splits host and port the same way.
-        format!("--listen-client-urls=https://127.0.0.1:{ETCD_PORT},https://[$(POD_IP)]:{ETCD_PORT}"),
-        format!("--advertise-client-urls=https://[$(POD_IP)]:{ETCD_PORT}"),
+        // On every address of either family: of 0.0.0.0 Go makes one socket for both, and, unlike of [::], still one where
+        // the kernel has no IPv6. Not the pod's address, which needs brackets if it is IPv6 and must have none if it is
+        // IPv4 (newer Go refuses such a URL, and with it etcd from 3.6.6 on; cilium/cilium#42818).
+        format!("--listen-client-urls=https://0.0.0.0:{ETCD_PORT}"),
+        // etcd wants one; nobody follows it: others know the Service, we the loopback address.
+        format!("--advertise-client-urls=https://127.0.0.1:{ETCD_PORT}"),
         "--auto-compaction-retention=1".to_owned(),
     ];
     let mut etcd = container(install, "etcd", &[ETCD], &args, &[("data", DATA_DIR), ("server", SERVER_DIR)]);
-    etcd["env"] = json!([{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]);
     etcd["ports"] = json!([{"name": "etcd", "containerPort": ETCD_PORT, "protocol": "TCP"}]);
     etcd
 }
@@ -297,6 +303,32 @@ mod tests {
         }
         let args = &pod["containers"][1]["args"];
         assert!(args.as_array().unwrap().contains(&"--max-connected-clusters=511".into()), "{args}");
+    }
+
+    #[test]
+    fn etcdinit_has_a_place_for_its_log() {
+        let objects = manifests(&install());
+        let pod = &objects[5]["spec"]["template"]["spec"];
+        let init = &pod["initContainers"][0];
+        assert_eq!(init["securityContext"]["readOnlyRootFilesystem"], true);
+        let mounts = init["volumeMounts"].as_array().unwrap();
+        let tmp = json!({"name": "tmp", "mountPath": "/tmp", "readOnly": false});
+        assert!(mounts.contains(&tmp), "{mounts:?}");
+        assert!(pod["volumes"].as_array().unwrap().contains(&json!({"name": "tmp", "emptyDir": {}})));
+    }
+
+    #[test]
+    fn etcd_listens_on_urls_that_fit_both_families() {
+        let objects = manifests(&install());
+        let etcd = &objects[5]["spec"]["template"]["spec"]["containers"][0];
+        let args: Vec<&str> = etcd["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let urls: Vec<&&str> = args.iter().filter(|arg| arg.contains("://")).collect();
+        assert_eq!(
+            urls,
+            [&"--listen-client-urls=https://0.0.0.0:2379", &"--advertise-client-urls=https://127.0.0.1:2379"]
+        );
+        // A variable stands in no URL: its value may be of the family that the URL does not fit.
+        assert!(args.iter().all(|arg| !arg.contains("$(")), "{args:?}");
     }
 
     #[test]
