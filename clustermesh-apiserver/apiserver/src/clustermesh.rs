@@ -10,24 +10,20 @@ mod users;
 mod watches;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use causeway_k8s::Rejected;
+use causeway_k8s::{Rejected, client};
 use causeway_mesh_kv::{Publisher, Session};
 use causeway_mesh_remote::{Checksum, Tally};
 use causeway_mesh_schema::{Capabilities, ClusterConfig, Kind};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
-use tokio::task::JoinSet;
 
 use crate::export::{Export, Output, Settings, Source};
 use crate::flags::Clustermesh;
+use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
 use crate::{http, store};
 use groups::Groups;
@@ -63,7 +59,7 @@ pub(crate) async fn run(flags: Clustermesh) -> anyhow::Result<()> {
     let connect = store::connect(&flags.local)?;
     let writing = store::settings(&flags.local, true)?;
     let config = cluster_config(&flags)?;
-    let client = client(flags.k8s_kubeconfig_path.as_deref()).await?;
+    let client = client::open(flags.k8s_kubeconfig_path.as_deref(), "--k8s-kubeconfig-path").await?;
     tracing::info!(cluster = %home.name, id = %home.id, etcd = ?connect.endpoints, "exporting");
 
     let publisher = Publisher::new(store::publish(writing.clone()));
@@ -77,13 +73,17 @@ pub(crate) async fn run(flags: Clustermesh) -> anyhow::Result<()> {
         mcs: flags.clustermesh_enable_mcs_api,
     });
 
-    let mut tasks = JoinSet::new();
-    tasks.spawn(config_key::keep(home.name.clone(), config, connect.clone(), writing));
-    tasks.spawn(publisher.run(Session::open(connect.clone())));
+    let mut tasks = Tasks::default();
+    tasks.keep(
+        "the keeper of our cluster-config",
+        config_key::keep(home.name.clone(), config, connect.clone(), writing),
+    );
+    tasks.keep("the writer", publisher.run(Session::open(connect.clone())));
     if flags.cluster_users_enabled {
-        tasks.spawn(users::keep(flags.cluster_users_config_path.clone(), home.name.clone(), connect));
+        let path = flags.cluster_users_config_path.clone();
+        tasks.keep("the keeper of etcd's users", users::keep(path, home.name.clone(), connect));
     }
-    tasks.spawn(bootstrap(Arc::clone(&shared)));
+    tasks.once(bootstrap(Arc::clone(&shared)));
     let watches = Watches::start(&client, flags.enable_cilium_endpoint_slice, flags.clustermesh_enable_mcs_api);
     let health = http::everywhere(flags.health_port);
     let metrics = flags.local.prometheus_serve_addr;
@@ -91,7 +91,7 @@ pub(crate) async fn run(flags: Clustermesh) -> anyhow::Result<()> {
         () = export_for_ever(export, watches, groups, &shared) => Ok(()),
         result = http::serve(health, "--health-port", health_router(Arc::clone(&shared))) => result,
         result = serve_metrics(metrics, Arc::clone(&shared)) => result,
-        Some(Err(error)) = tasks.join_next() => Err(error).context("a task of the writer failed"),
+        error = tasks.failed() => Err(error),
         result = http::told_to_stop() => result,
     }
 }
@@ -146,25 +146,6 @@ fn cluster_config(flags: &Clustermesh) -> anyhow::Result<ClusterConfig> {
         endpoint_slices_export_mode: flags.export_mode(),
     };
     Ok(ClusterConfig { id: flags.local.home()?.id.into(), capabilities })
-}
-
-async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
-    let config = match kubeconfig {
-        Some(path) => {
-            let shown = path.display();
-            let file = Kubeconfig::read_from(path).with_context(|| format!("reading kubeconfig {shown}"))?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("using kubeconfig {shown}"))?
-        }
-        None => Config::infer()
-            .await
-            .context("finding the API server: give --k8s-kubeconfig-path, set KUBECONFIG, or run in a pod")?,
-    };
-    let server = config.cluster_url.to_string();
-    let client = Client::try_from(config).with_context(|| format!("connecting to {server}"))?;
-    tracing::info!(server, "API server");
-    Ok(client)
 }
 
 impl Shared {

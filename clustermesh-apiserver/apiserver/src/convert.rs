@@ -7,7 +7,6 @@ pub(crate) mod endpoint;
 pub(crate) mod identity;
 pub(crate) mod node;
 pub(crate) mod service;
-pub(crate) mod service_export;
 pub(crate) mod slice;
 
 use causeway_k8s::rejected::Fault;

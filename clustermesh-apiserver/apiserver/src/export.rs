@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use causeway_k8s::Rejected;
+use causeway_k8s::mcs::offer;
 use causeway_k8s::rejected::Fault;
 use causeway_k8s::watch::Key;
 use causeway_k8s::{CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode, ServiceExport};
@@ -269,7 +270,10 @@ impl Export {
                 }
             },
             Object::Export(object) => {
-                self.services.set_export(key.clone(), convert::service_export::offer(&object));
+                match offer::of_export(&object) {
+                    Some(offer) => self.services.set_export(key.clone(), offer),
+                    None => self.services.drop_export(&key),
+                }
                 Vec::new()
             }
         };

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -18,9 +17,9 @@ use causeway_mesh_kv::{Publisher, Session, Stats};
 use causeway_mesh_remote::{Change, Mesh, Options, RemoteStatus, ServiceMode, Settings, Sink};
 use causeway_mesh_schema::{ClusterName, RemoteCluster};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
 use crate::flags::Kvstoremesh;
+use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
 use crate::{http, store};
 use mirror::Mirror;
@@ -71,16 +70,16 @@ pub(crate) async fn run(flags: Kvstoremesh) -> anyhow::Result<()> {
     let telemetry = Telemetry::kvstoremesh();
     let shared = Arc::new(Shared { home: home.name, mesh, publisher: publisher.clone(), telemetry, readiness });
 
-    let mut tasks = JoinSet::new();
-    tasks.spawn(publisher.run(Session::open(connect)));
-    tasks.spawn(Mirrors::reap(mirror));
-    tasks.spawn(bootstrap(Arc::clone(&shared)));
+    let mut tasks = Tasks::default();
+    tasks.keep("the writer", publisher.run(Session::open(connect)));
+    tasks.keep("the reaper of removed clusters", Mirrors::reap(mirror));
+    tasks.once(bootstrap(Arc::clone(&shared)));
     let health = http::everywhere(flags.health_port);
     tokio::select! {
         result = http::serve(health, "--health-port", health_router(Arc::clone(&shared))) => result,
         result = http::serve(flags.api_serve_addr, "--api-serve-addr", api_router(Arc::clone(&shared))) => result,
         result = serve_metrics(flags.local.prometheus_serve_addr, shared) => result,
-        Some(Err(error)) = tasks.join_next() => Err(error).context("a task of the writer failed"),
+        error = tasks.failed() => Err(error),
         result = http::told_to_stop() => result,
     }
 }

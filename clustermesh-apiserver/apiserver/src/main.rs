@@ -16,6 +16,7 @@ mod flags;
 mod http;
 mod kvstoremesh;
 mod store;
+mod tasks;
 mod telemetry;
 
 use std::io::IsTerminal;

@@ -60,8 +60,13 @@ pub(super) async fn keep(path: PathBuf, home: ClusterName, connect: Connect) {
 /// The directory, since a file that is replaced is another one.
 fn watch(path: &Path, told: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
     let directory = path.parent()?;
-    // A full channel says the same already.
-    let tell = move |_| _ = told.try_send(());
+    let tell = move |event: notify::Result<notify::Event>| {
+        // Reading the file is an event too, and would make us read it again, for ever.
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            // A full channel says the same already.
+            _ = told.try_send(());
+        }
+    };
     let watcher = notify::recommended_watcher(tell).and_then(|mut watcher| {
         watcher.watch(directory, RecursiveMode::NonRecursive)?;
         Ok(watcher)
@@ -152,6 +157,20 @@ mod tests {
             let error = format!("{:#}", parse(text, &home()).unwrap_err());
             assert!(error.contains(word), "{text}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn reading_the_file_wakes_nobody_and_writing_does() {
+        const WHILE: Duration = Duration::from_millis(200);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("users.yaml");
+        std::fs::write(&path, "users: []").unwrap();
+        let (told, mut changed) = mpsc::channel(1);
+        let _watcher = watch(&path, told).unwrap();
+        std::fs::read_to_string(&path).unwrap();
+        assert!(tokio::time::timeout(WHILE, changed.recv()).await.is_err(), "it was only read");
+        std::fs::write(&path, "users: [{name: remote-west, role: remote}]").unwrap();
+        assert_eq!(tokio::time::timeout(WHILE * 50, changed.recv()).await.unwrap(), Some(()));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Everything that is watched, as one stream of the core's inputs.
 
+use std::fmt::Display;
+use std::time::Duration;
+
 use causeway_k8s::ServiceExport;
 use causeway_k8s::watch::{Config, Event, Key, watch_lenient};
 use futures::stream::{BoxStream, SelectAll};
@@ -15,6 +18,9 @@ use crate::export::{Export, Input, Object, Source};
 pub(super) struct Watches {
     inputs: SelectAll<BoxStream<'static, Input>>,
 }
+
+/// After a question that the API server did not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Most inputs taken before outputs are drained: a bound on what a flood can queue.
 const MOST_INPUTS_AT_ONCE: usize = 1000;
@@ -73,12 +79,24 @@ where
 /// Where the definition is not installed there are no exports, which is as good an answer as any; it may come later.
 fn follow_exports(client: &Client) -> BoxStream<'static, Input> {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let name = definition::<ServiceExport>();
     let first = stream::once(async move {
-        let found = definitions.get_opt(&definition::<ServiceExport>()).await;
-        matches!(found, Ok(None)).then_some(Input::Synced(Source::Exports))
+        let found = answered(|| definitions.get_opt(&name)).await;
+        found.is_none().then_some(Input::Synced(Source::Exports))
     });
     let rest = follow_custom(client, Source::Exports, Object::Export);
     first.filter_map(std::future::ready).chain(rest).boxed()
+}
+
+/// Asks until there is an answer: without one, nobody would know whether there are exports to wait for.
+async fn answered<T, E: Display, F: Future<Output = Result<T, E>>>(ask: impl Fn() -> F) -> T {
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => tracing::warn!(%error, "cannot ask whether ServiceExports are defined; asking again"),
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
 }
 
 fn definition<K: Resource<DynamicType = ()>>() -> String {
@@ -106,4 +124,22 @@ fn input<K: Resource<DynamicType = ()>>(source: Source, event: Event<K>, wrap: f
         // The watch has logged it, and tries again.
         Event::Interrupted(_) => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_that_failed_is_asked_again() {
+        let asked = Cell::new(0);
+        let ask = || {
+            asked.set(asked.get() + 1);
+            std::future::ready(if asked.get() == 1 { Err("connection refused") } else { Ok("there is none") })
+        };
+        assert_eq!(answered(ask).await, "there is none");
+        assert_eq!(asked.get(), 2);
+    }
 }

@@ -4,12 +4,13 @@
 use std::net::IpAddr;
 
 use causeway_k8s::global::Global;
+use causeway_k8s::mcs::offer;
 use causeway_k8s::names::LABEL_HEADLESS;
 use causeway_k8s::rejected::Fault;
 use causeway_mesh_schema::{ClusterService, L4Addr, Ports, ServiceExportSpec};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 
-use super::{Converted, Home, read, service_export};
+use super::{Converted, Home, read};
 
 /// What is known of a Service.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,7 +19,7 @@ pub(crate) struct Told {
     pub(crate) shared: bool,
     /// Without backends.
     pub(crate) service: ClusterService,
-    /// Without what the `ServiceExport` says; `None` when it can be exported under no circumstances.
+    /// Without what the `ServiceExport` says; `None` when it cannot be exported as it is.
     pub(crate) export: Option<ServiceExportSpec>,
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn service(home: &Home, object: &Service) -> Converted<Told> {
         let ips = cluster_ips(&mut faults, spec).into_iter();
         service.frontends = ips.map(|ip| (ip, ports.clone())).collect();
     }
-    let export = service_export::of_service(home, &service, spec);
+    let export = offer::of_service(home.name.as_str(), object).ok();
     Converted { value: Told { shared: global.shared, service, export }, faults }
 }
 

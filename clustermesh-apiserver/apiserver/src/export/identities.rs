@@ -43,7 +43,8 @@ impl Identities {
     }
 
     pub(super) fn forget(&mut self, name: &str, out: &mut VecDeque<Output>) {
-        let Ok(id) = name.parse() else { return };
+        // As `convert` takes it: the object `007` was refused, and is not 7.
+        let Some(id) = name.parse().ok().filter(|id: &u32| id.to_string() == name) else { return };
         let Some(mut row) = self.rows.remove(&id) else { return };
         row.tell(id, false, out);
         self.by_namespace.remove(&(row.namespace, id));

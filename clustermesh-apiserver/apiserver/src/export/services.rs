@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use bytes::Bytes;
+use causeway_k8s::mcs::offer::Offer;
 use causeway_k8s::watch::Key;
 use causeway_mesh_schema::{ClusterService, ExportMode, ForZone, Kind, Ports, ServiceExportSpec, Zone};
 
 use super::Output;
 use super::namespaces::Namespaces;
 use crate::convert::service::Told as ToldService;
-use crate::convert::service_export::{Offer, service_export};
 use crate::convert::slice::{Backend, Told as ToldSlice};
 
 #[derive(Debug)]
@@ -165,7 +165,7 @@ impl Services {
 
             let offered = self.exports.get(&key).filter(|_| global);
             let export = offered.zip(service.and_then(|service| service.export.as_ref()));
-            let value = export.map(|(offer, spec)| Bytes::from(service_export(spec, offer).encode()));
+            let value = export.map(|(offer, spec)| Bytes::from(offer.with(spec).encode()));
             tell(Kind::ServiceExports, &key, &mut told.export, value, out);
 
             self.flush_slices(&key, shared && self.mode != ExportMode::Services, out);

@@ -260,6 +260,19 @@ fn an_identity_moves_with_its_labels() {
 }
 
 #[test]
+fn an_object_that_is_no_identity_takes_none_with_it() {
+    let mut world = world();
+    let identity = |name: &str| {
+        format!("{{kind: CiliumIdentity, metadata: {{name: '{name}'}}, security-labels: {{'k8s:app': a}}}}")
+    };
+    world.apply(&identity("7"));
+    world.apply(&identity("007"));
+    assert_eq!((world.keys(), world.export.rejected_of(Source::Identities)), (vec!["identities/v1/id/7"], 1));
+    world.delete(&identity("007"));
+    assert_eq!((world.keys(), world.export.rejected_of(Source::Identities)), (vec!["identities/v1/id/7"], 0));
+}
+
+#[test]
 fn endpoint_slices_of_cilium_speak_for_their_namespace() {
     let mut world = world();
     let ces = |namespace: &str, endpoints: &str| {
@@ -425,6 +438,21 @@ fn exports_need_the_service_and_the_export() {
     assert!(world.keys().is_empty());
     world.apply(EXPORT);
     world.delete(&service("shop", ""));
+    assert!(world.keys().is_empty());
+}
+
+#[test]
+fn what_is_being_deleted_is_exported_no_more() {
+    let going = |yaml: &str| yaml.replacen("metadata: {", "metadata: {deletionTimestamp: '2026-01-02T00:00:00Z', ", 1);
+    let mut world = world();
+    world.apply(EXPORT);
+    world.apply(&service("shop", ""));
+    assert_eq!(world.keys().len(), 1);
+    world.apply(&going(EXPORT));
+    assert!(world.keys().is_empty());
+    world.apply(EXPORT);
+    assert_eq!(world.keys().len(), 1);
+    world.apply(&going(&service("shop", "")));
     assert!(world.keys().is_empty());
 }
 

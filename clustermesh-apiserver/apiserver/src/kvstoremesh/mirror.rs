@@ -76,8 +76,10 @@ impl<B: Book> Mirror<B> {
             }
             Change::Forget => {
                 let Some(copy) = self.copies.get_mut(cluster) else { return };
-                if let Some(config) = copy.config.take() {
-                    book.remove_group(config);
+                // The group stays: a cluster that comes back at once, under another number, writes the same key, and only
+                // within a group is it certain which of the two writes comes last.
+                if let Some(config) = copy.config {
+                    book.delete(config, &cluster_config_key(cluster));
                 }
                 copy.reap_at = Some(now + self.grace);
                 tracing::info!(%cluster, grace = ?self.grace, "its copy is removed after the grace");
@@ -101,8 +103,8 @@ impl<B: Book> Mirror<B> {
             if copy.reap_at.is_none_or(|at| at > now) {
                 return true;
             }
-            copy.kinds.values().for_each(|place| book.remove_group(place.group));
-            copy.silence.into_iter().for_each(|group| book.remove_group(group));
+            let kinds = copy.kinds.values().map(|place| place.group);
+            kinds.chain(copy.silence).chain(copy.config).for_each(|group| book.remove_group(group));
             tracing::info!(%cluster, "its copy is removed");
             false
         });
@@ -129,8 +131,9 @@ impl Copy {
         let key = silence_key(cluster);
         let group = *self.silence.get_or_insert_with(|| {
             let name = group_name(cluster.as_str(), "silence");
-            // The key of an earlier life is swept when the group is listed.
-            book.add_group(Group { name, prefixes: vec![key.clone()], ..Group::default() })
+            // No prefix: the key of `prod` is one of that of `prod-eu`. What an earlier life left is written or deleted
+            // with the first word, or ends with its lease.
+            book.add_group(Group { name, ..Group::default() })
         });
         match stage {
             Stage::Fresh => book.delete(group, &key),
@@ -177,8 +180,9 @@ impl Book for Publisher {
 mod tests {
     use std::cell::RefCell;
     use std::sync::Arc;
+    use std::time::SystemTime;
 
-    use causeway_mesh_kv::Publish;
+    use causeway_mesh_kv::{Now, Publish, SessionId, Twin};
     use causeway_mesh_schema::{Capabilities, ClusterConfig, ClusterId, Origin, Scale};
 
     use super::*;
@@ -294,7 +298,7 @@ mod tests {
             mirror.handle(now, &west(), Change::Stage(stage));
         }
         let expected = [
-            "add west/silence [\"cilium/cache/silence/v1/west\"] ",
+            "add west/silence [] ",
             "set west/silence cilium/cache/silence/v1/west=silent",
             "listed west/silence",
             "set west/silence cilium/cache/silence/v1/west=de-preferred",
@@ -314,12 +318,12 @@ mod tests {
         mirror.handle(now, &west(), Change::Listed(Kind::Nodes));
         told(&mirror);
         mirror.handle(now, &west(), Change::Forget);
-        assert_eq!(told(&mirror), ["remove west/cluster-config"]);
+        assert_eq!(told(&mirror), ["delete west/cluster-config cilium/cluster-config/west"]);
         assert_eq!(mirror.deadline(), Some(now + GRACE));
         mirror.reap(now + GRACE - Duration::from_secs(1));
         assert!(told(&mirror).is_empty());
         mirror.reap(now + GRACE);
-        assert_eq!(told(&mirror), ["remove west/nodes/v1"]);
+        assert_eq!(told(&mirror), ["remove west/nodes/v1", "remove west/cluster-config"]);
         assert_eq!(mirror.deadline(), None);
         mirror.handle(now, &west(), connected());
         assert!(told(&mirror)[0].starts_with("add west/cluster-config"), "it may come back");
@@ -339,5 +343,76 @@ mod tests {
         assert_eq!(told(&mirror), ["relisting west/nodes/v1"], "the same group");
         mirror.handle(now, &ClusterName::parse("south").unwrap(), Change::Forget);
         assert!(told(&mirror).is_empty());
+    }
+
+    #[test]
+    fn a_cluster_that_changes_its_number_writes_its_configuration_in_the_same_group() {
+        let mut mirror = mirror();
+        let now = Instant::now();
+        mirror.handle(now, &west(), connected());
+        told(&mirror);
+        mirror.handle(now, &west(), Change::Forget);
+        mirror.handle(now, &west(), connected());
+        let told = told(&mirror);
+        let verbs: Vec<&str> = told.iter().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(verbs, ["delete", "set", "listed"], "{told:?}");
+        assert!(told.iter().all(|line| line.contains(" west/cluster-config")), "{told:?}");
+    }
+
+    /// A real writer with a store in memory.
+    struct Written {
+        publish: RefCell<Publish>,
+        store: Twin,
+    }
+
+    impl Written {
+        /// Keys that stand in the store once everything is written.
+        fn keys(&mut self) -> Vec<String> {
+            const WRITER: SessionId = SessionId(1);
+            let now = Now { at: Instant::now(), wall: SystemTime::now() };
+            let publish = self.publish.get_mut();
+            while let Some((ticket, op)) = publish.poll(now) {
+                self.store.submit(WRITER, ticket, op, now.at);
+                self.store.take(WRITER).into_iter().for_each(|reply| publish.handle(reply, now));
+            }
+            self.store.entries("").into_iter().map(|entry| String::from_utf8(entry.key.to_vec()).unwrap()).collect()
+        }
+    }
+
+    impl Book for Written {
+        fn add_group(&self, group: Group) -> GroupId {
+            self.publish.borrow_mut().add_group(group)
+        }
+        fn remove_group(&self, id: GroupId) {
+            self.publish.borrow_mut().remove_group(id);
+        }
+        fn relisting(&self, id: GroupId) {
+            self.publish.borrow_mut().relisting(id);
+        }
+        fn set(&self, id: GroupId, key: &str, value: Bytes) {
+            self.publish.borrow_mut().set(id, key, value);
+        }
+        fn delete(&self, id: GroupId, key: &str) {
+            self.publish.borrow_mut().delete(id, key);
+        }
+        fn listed(&self, id: GroupId) {
+            self.publish.borrow_mut().listed(id);
+        }
+    }
+
+    #[test]
+    fn a_silent_cluster_leaves_the_mark_of_one_whose_name_begins_with_its_own() {
+        let publish = RefCell::new(crate::store::publish(causeway_mesh_kv::Settings::default()));
+        let mut mirror = Mirror::new(Written { publish, store: Twin::new(7) }, GRACE);
+        let now = Instant::now();
+        let [short, long] = ["prod", "prod-eu"].map(|name| ClusterName::parse(name).unwrap());
+        mirror.handle(now, &long, Change::Stage(Stage::Silent));
+        let of_long = "cilium/cache/silence/v1/prod-eu";
+        assert_eq!(mirror.book.keys(), [of_long]);
+        mirror.handle(now, &short, Change::Stage(Stage::Silent));
+        assert_eq!(mirror.book.keys(), ["cilium/cache/silence/v1/prod", of_long]);
+        mirror.handle(now, &short, Change::Forget);
+        mirror.reap(now + GRACE);
+        assert_eq!(mirror.book.keys(), [of_long]);
     }
 }
