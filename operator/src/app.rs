@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use causeway_k8s::client;
+use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -32,7 +32,7 @@ const REGISTER_AGAIN_AFTER: Duration = Duration::from_secs(5);
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let settings = flags.settings()?;
     let timing = flags.timing()?;
-    let client = client(&flags).await?;
+    let client = client::open(flags.kubeconfig.as_deref(), "--kubeconfig").await?;
     let telemetry = Telemetry::new();
     let (stop, stopped) = watch::channel(false);
     let (election, lead) = elect(&flags, timing, &client, stopped);
@@ -142,25 +142,6 @@ async fn told_to_stop() -> anyhow::Result<()> {
     };
     tracing::info!(signal = name, "stopping");
     Ok(())
-}
-
-async fn client(flags: &Flags) -> anyhow::Result<Client> {
-    let config = match &flags.kubeconfig {
-        Some(path) => {
-            let shown = path.display();
-            let file = Kubeconfig::read_from(path).with_context(|| format!("reading kubeconfig {shown}"))?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("using kubeconfig {shown}"))?
-        }
-        None => Config::infer()
-            .await
-            .context("finding the API server: give --kubeconfig, set KUBECONFIG, or run in a pod")?,
-    };
-    let server = config.cluster_url.to_string();
-    let client = Client::try_from(config).with_context(|| format!("connecting to {server}"))?;
-    tracing::info!(server, "API server");
-    Ok(client)
 }
 
 /// The host's name says where it runs, the random part which process it was.

@@ -42,9 +42,10 @@ pub(crate) async fn run(
     election.handle(Instant::now(), Input::Timeout);
     loop {
         while let Some(output) = election.poll_output() {
+            let by = election.answer_by(Instant::now());
             let input = match output {
-                Output::Read => read(&api, &mut held, timing).await,
-                Output::Write(claim) => write(&api, &mut held, &claim, timing).await,
+                Output::Read => read(&api, &mut held, by).await,
+                Output::Write(claim) => write(&api, &mut held, &claim, by).await,
                 Output::Elected => {
                     tracing::info!("leading: this operator acts");
                     leadership.send_replace(Leadership::Leading);
@@ -77,16 +78,16 @@ pub(crate) async fn run(
 }
 
 /// No request may outlast the deadline that it serves.
-async fn bounded<T>(timing: Timing, call: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
-    match tokio::time::timeout(timing.renew_deadline, call).await {
+async fn bounded<T>(by: Instant, call: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+    match tokio::time::timeout_at(by.into(), call).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the API server does not answer".to_owned()),
     }
 }
 
-async fn read(api: &Api<Lease>, held: &mut Option<Lease>, timing: Timing) -> Input {
-    match bounded(timing, api.get_opt(LEASE)).await {
+async fn read(api: &Api<Lease>, held: &mut Option<Lease>, by: Instant) -> Input {
+    match bounded(by, api.get_opt(LEASE)).await {
         Ok(lease) => {
             *held = lease;
             Input::Read(Ok(held.as_ref().map(seen)))
@@ -95,7 +96,7 @@ async fn read(api: &Api<Lease>, held: &mut Option<Lease>, timing: Timing) -> Inp
     }
 }
 
-async fn write(api: &Api<Lease>, held: &mut Option<Lease>, claim: &Claim, timing: Timing) -> Input {
+async fn write(api: &Api<Lease>, held: &mut Option<Lease>, claim: &Claim, by: Instant) -> Input {
     let mut lease = held.clone().unwrap_or_default();
     lease.metadata.name = Some(LEASE.to_owned());
     lease.metadata.managed_fields = None;
@@ -111,9 +112,9 @@ async fn write(api: &Api<Lease>, held: &mut Option<Lease>, claim: &Claim, timing
     });
     let params = PostParams::default();
     let result = if held.is_some() {
-        bounded(timing, api.replace(LEASE, &params, &lease)).await
+        bounded(by, api.replace(LEASE, &params, &lease)).await
     } else {
-        bounded(timing, api.create(&params, &lease)).await
+        bounded(by, api.create(&params, &lease)).await
     };
     match result {
         Ok(written) => {

@@ -40,6 +40,8 @@ pub(crate) struct Said {
     settings: Arc<Settings>,
     /// By name: every cluster that is configured, whether it was reached or not.
     clusters: BTreeMap<String, Cluster>,
+    /// Those of them that have no listener yet.
+    unheard: BTreeSet<String>,
     /// The directory of configurations has been read; before, no cluster is known to be gone.
     complete: bool,
     touched: Touched,
@@ -49,7 +51,13 @@ impl Remotes {
     /// Knows no cluster yet. `settings` are those that the clusters are read with.
     #[must_use]
     pub fn new(settings: Arc<Settings>) -> Remotes {
-        let said = Said { settings, clusters: BTreeMap::new(), complete: false, touched: Touched::default() };
+        let said = Said {
+            settings,
+            clusters: BTreeMap::new(),
+            unheard: BTreeSet::new(),
+            complete: false,
+            touched: Touched::default(),
+        };
         Remotes { shared: Arc::new(Shared { said: Mutex::new(said), changed: Notify::new() }) }
     }
 
@@ -57,14 +65,31 @@ impl Remotes {
     pub(crate) fn expect(&self, cluster: &str) {
         self.change(|said| {
             said.clusters.entry(cluster.to_owned()).or_default();
+            said.unheard.insert(cluster.to_owned());
             Touched::everything()
+        });
+    }
+
+    /// Clusters that were expected, have no listener, and are no longer configured as `is_gone` says: none will come.
+    pub(crate) fn give_up(&self, is_gone: impl Fn(&str) -> bool) {
+        self.change(|said| {
+            let gone: Vec<String> = said.unheard.iter().filter(|name| is_gone(name)).cloned().collect();
+            for name in &gone {
+                said.unheard.remove(name);
+                said.clusters.remove(name);
+            }
+            if gone.is_empty() { Touched::default() } else { Touched::everything() }
         });
     }
 
     /// Takes the changes of `cluster`, which counts as configured until the listener is dropped.
     #[must_use]
     pub fn listener(&self, cluster: &str) -> Listener {
-        self.expect(cluster);
+        self.change(|said| {
+            said.clusters.entry(cluster.to_owned()).or_default();
+            said.unheard.remove(cluster);
+            Touched::everything()
+        });
         Listener { remotes: self.clone(), cluster: cluster.to_owned() }
     }
 

@@ -11,7 +11,12 @@ pub(crate) mod pod_cidr;
 pub(crate) mod slices;
 
 use causeway_k8s::watch::Key;
+use k8s_openapi::api::core::v1::Service;
 use kube::{Resource, ResourceExt};
+
+/// The IP families, in the words of Services and EndpointSlices.
+const IPV4: &str = "IPv4";
+const IPV6: &str = "IPv6";
 
 /// A change of a whole object.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,4 +55,9 @@ pub(crate) enum Space {
     Absent,
     Local,
     Global,
+}
+
+/// Whether its names answer with the addresses of its pods.
+fn is_headless(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
 }

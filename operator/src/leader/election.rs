@@ -2,7 +2,9 @@
 //!
 //! The rules are those of Kubernetes' own components. Whether another's Lease has expired is judged by our own clock
 //! alone: it has when we have not seen it change for its duration. A leader that could not renew within the renew
-//! deadline stops leading before the others may begin, since the deadline is shorter than the duration.
+//! deadline stops leading before the others may begin, since the deadline is shorter than the duration. The deadline
+//! counts from before the write was sent, because others may have seen it long before its answer came back; an answer
+//! that comes after `answer_by` comes too late and is to be handed in as an error.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -72,6 +74,8 @@ pub(crate) struct Election {
     state: State,
     /// The Lease as last seen, and since when it has been like that.
     seen: Option<(Seen, Instant)>,
+    /// The last claim was sent then, or later.
+    claimed: Instant,
     deadline: Instant,
     outputs: VecDeque<Output>,
 }
@@ -91,7 +95,8 @@ enum State {
 
 impl Election {
     pub(crate) fn new(identity: String, timing: Timing, now: Instant) -> Election {
-        Election { identity, timing, state: State::Follower, seen: None, deadline: now, outputs: VecDeque::new() }
+        let outputs = VecDeque::new();
+        Election { identity, timing, state: State::Follower, seen: None, claimed: now, deadline: now, outputs }
     }
 
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
@@ -103,24 +108,39 @@ impl Election {
         self.deadline
     }
 
+    /// How long the answer to a request that is sent now is worth waiting for: as long as we lead, and else for the same
+    /// time, so that no request hangs.
+    pub(crate) fn answer_by(&self, now: Instant) -> Instant {
+        match self.state {
+            State::Leader { renewed } => renewed + self.timing.renew_deadline,
+            State::Follower | State::Releasing | State::Out => now + self.timing.renew_deadline,
+        }
+    }
+
     pub(crate) fn handle(&mut self, now: Instant, input: Input) {
         match (self.state.clone(), input) {
             (State::Out, _) => {}
             (State::Follower | State::Leader { .. }, Input::Timeout) => self.try_again(now),
+            (State::Leader { renewed }, Input::Read(Ok(_))) if self.left_since(renewed, now).is_none() => {
+                self.lose("the Lease was read too late to be renewed in time".to_owned());
+            }
             (State::Follower | State::Leader { .. }, Input::Read(Ok(lease))) => self.read(now, lease),
             (State::Follower, Input::Written(Ok(seen))) => {
                 self.observe(now, seen);
-                self.state = State::Leader { renewed: now };
-                self.outputs.push_back(Output::Elected);
+                // Else it is ours and may expire at any moment: the next read finds it and claims it again.
+                if self.left_since(self.claimed, now).is_some() {
+                    self.state = State::Leader { renewed: self.claimed };
+                    self.outputs.push_back(Output::Elected);
+                }
             }
             (State::Leader { .. }, Input::Written(Ok(seen))) => {
                 self.observe(now, seen);
-                self.state = State::Leader { renewed: now };
+                self.state = State::Leader { renewed: self.claimed };
             }
             // A follower simply tries again later: another was faster, or the server is away.
             (State::Follower, Input::Read(Err(_)) | Input::Written(Err(_))) => {}
             (State::Leader { renewed }, Input::Read(Err(why)) | Input::Written(Err(why))) => {
-                if now.saturating_duration_since(renewed) >= self.timing.renew_deadline {
+                if self.left_since(renewed, now).is_none() {
                     self.lose(why);
                 }
             }
@@ -140,33 +160,38 @@ impl Election {
     fn try_again(&mut self, now: Instant) {
         self.deadline = now + self.timing.retry_period;
         if let State::Leader { renewed } = self.state {
-            let left = (renewed + self.timing.renew_deadline).saturating_duration_since(now);
-            if left.is_zero() {
+            let Some(left) = self.left_since(renewed, now) else {
                 return self.lose("the Lease could not be renewed in time".to_owned());
-            }
+            };
             self.deadline = now + self.timing.retry_period.min(left);
         }
         self.outputs.push_back(Output::Read);
     }
 
+    /// How long we may lead yet, by a renewal at `renewed`.
+    fn left_since(&self, renewed: Instant, now: Instant) -> Option<Duration> {
+        let left = (renewed + self.timing.renew_deadline).saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
+    }
+
     fn read(&mut self, now: Instant, lease: Option<Seen>) {
         let Some(seen) = lease else {
             // Somebody deleted it while we lead: we make it anew.
-            return self.claim(0, self.state == State::Follower);
+            return self.claim(now, 0, self.state == State::Follower);
         };
         let transitions = seen.transitions;
         let ours = seen.holder == self.identity;
         let free = seen.holder.is_empty();
         let expired = self.observe(now, seen);
         match (&self.state, ours) {
-            (State::Leader { .. }, true) => self.claim(transitions, false),
+            (State::Leader { .. }, true) => self.claim(now, transitions, false),
             (State::Leader { .. }, false) => {
                 let holder = self.seen.as_ref().map_or("nobody", |(seen, _)| seen.holder.as_str());
                 self.lose(format!("{holder:?} has taken the Lease"));
             }
             // Ours from before a restart under the same name: taken up at once.
-            (_, true) => self.claim(transitions, false),
-            (_, false) if free || expired => self.claim(transitions.saturating_add(1), true),
+            (_, true) => self.claim(now, transitions, false),
+            (_, false) if free || expired => self.claim(now, transitions.saturating_add(1), true),
             _ => {}
         }
     }
@@ -189,7 +214,8 @@ impl Election {
         }
     }
 
-    fn claim(&mut self, transitions: i32, is_new: bool) {
+    fn claim(&mut self, now: Instant, transitions: i32, is_new: bool) {
+        self.claimed = now;
         let duration_s = i32::try_from(self.timing.lease_duration.as_secs()).unwrap_or(i32::MAX);
         self.outputs.push_back(Output::Write(Claim { holder: self.identity.clone(), duration_s, transitions, is_new }));
     }

@@ -73,6 +73,8 @@ impl Cluster {
                 Touched::everything()
             }
             Change::Relisting(kind) => {
+                // Those that are still there come again; one that goes unseen is told of by nobody.
+                self.faults.retain(|(of, _), _| *of != kind);
                 match kind {
                     Kind::ServiceExports => self.exports.relisting(),
                     Kind::Services => self.services.relisting(),

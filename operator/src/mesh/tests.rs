@@ -162,3 +162,24 @@ async fn whoever_waits_is_woken_once_for_many_changes() {
     assert_eq!(west.remotes.touched().exports.len(), 2);
     assert!(west.remotes.touched().is_empty());
 }
+
+#[test]
+fn what_could_not_be_read_and_is_gone_after_a_listing_is_forgotten() {
+    let mut west = West::new();
+    west.say(info(Some(true)));
+    for name in ["web", "db"] {
+        west.say(put(Kind::ServiceExports, name, b"{".to_vec(), 1));
+    }
+    west.say(put(Kind::Services, "web", b"{".to_vec(), 1));
+    assert_eq!(west.remotes.said().rejected(|_| true).len(), 3);
+    west.say(Change::Relisting(Kind::ServiceExports));
+    west.say(put(Kind::ServiceExports, "db", b"{".to_vec(), 1));
+    west.say(Change::Listed(Kind::ServiceExports));
+    let said = west.remotes.said();
+    let left: Vec<_> = said.rejected(|_| true).into_iter().map(|r| (r.kind, r.object)).collect();
+    let expected = [("services of cluster west", "shop/web"), ("serviceexports of cluster west", "shop/db")];
+    assert_eq!(left.len(), expected.len());
+    for (kind, object) in expected {
+        assert!(left.contains(&(kind.to_owned(), object.to_owned())), "{left:?}");
+    }
+}

@@ -25,7 +25,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 
-use super::{Space, Write};
+use super::{IPV4, IPV6, Space, Write};
 use merge::Merged;
 use offer::Offer;
 
@@ -135,7 +135,7 @@ struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     fn new(key: &'a Key, view: &View<'_>, merged: Merged<'a>, settings: &'a Settings) -> Wanted<'a> {
-        let here = [(settings.ipv4, derived::IPV4), (settings.ipv6, derived::IPV6)];
+        let here = [(settings.ipv4, IPV4), (settings.ipv6, IPV6)];
         let here: Vec<&'static str> = here.into_iter().filter(|(enabled, _)| *enabled).map(|(_, name)| name).collect();
         let families = match &merged.families {
             // No cluster says: all are older than the field.

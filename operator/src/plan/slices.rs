@@ -22,7 +22,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 
-use super::{Space, Write};
+use super::{Space, Write, is_headless};
 
 /// What the watches and the mesh show of one Service.
 #[derive(Clone, Debug, Default)]
@@ -78,10 +78,6 @@ pub(crate) fn is_ours(slice: &EndpointSlice) -> bool {
 fn wants_slices(service: &Service) -> bool {
     let global = Global::read(service.metadata.annotations.as_ref(), is_headless(service)).0;
     global.sync_endpoint_slices && service.metadata.deletion_timestamp.is_none()
-}
-
-fn is_headless(service: &Service) -> bool {
-    service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
 }
 
 fn source(slice: &EndpointSlice) -> &str {

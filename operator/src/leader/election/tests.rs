@@ -236,3 +236,142 @@ fn never_two_leaders_whatever_happens() {
     }
     assert!(elections > 20, "only {elections} elections");
 }
+
+#[test]
+fn a_lease_that_was_read_too_late_is_not_renewed() {
+    let (t0, mut server) = (Instant::now(), Server::default());
+    let mut a = Operator::new("a", t0);
+    a.step(t0, &mut server, Input::Timeout);
+    let before = server.lease.clone();
+    a.election.handle(t0 + seconds(8), Input::Timeout);
+    assert_eq!(a.election.poll_output(), Some(Output::Read));
+    assert_eq!(a.election.answer_by(t0 + seconds(8)), t0 + seconds(10), "no longer than we lead");
+    a.step(t0 + seconds(10), &mut server, Input::Read(Ok(before.clone())));
+    assert!(!a.leads() && a.said[1].starts_with("lost"), "{:?}", a.said);
+    assert_eq!(server.lease, before);
+}
+
+#[test]
+fn a_renewal_counts_from_before_it_was_sent() {
+    let (t0, mut server) = (Instant::now(), Server::default());
+    let mut a = Operator::new("a", t0);
+    a.step(t0, &mut server, Input::Timeout);
+    a.election.handle(t0 + seconds(2), Input::Timeout);
+    assert_eq!(a.election.poll_output(), Some(Output::Read));
+    a.election.handle(t0 + seconds(2), Input::Read(Ok(server.lease.clone())));
+    let Some(Output::Write(claim)) = a.election.poll_output() else { panic!("it renews") };
+    let written = server.write(&claim, a.read.as_deref());
+    a.election.handle(t0 + seconds(9), Input::Written(written));
+    assert!(a.leads());
+    server.away = true;
+    a.step(t0 + seconds(12), &mut server, Input::Timeout);
+    assert!(!a.leads(), "others may have seen the Lease change at 2 s");
+}
+
+#[test]
+fn an_election_whose_answer_was_lost_for_long_is_none() {
+    let (t0, mut server) = (Instant::now(), Server::default());
+    let mut a = Operator::new("a", t0);
+    a.election.handle(t0, Input::Timeout);
+    a.election.poll_output();
+    a.election.handle(t0, Input::Read(Ok(None)));
+    let Some(Output::Write(claim)) = a.election.poll_output() else { panic!("it claims") };
+    let written = server.write(&claim, None);
+    a.election.handle(t0 + seconds(10), Input::Written(written));
+    assert!(!a.leads());
+    a.step(t0 + seconds(11), &mut server, Input::Timeout);
+    assert!(a.leads(), "it is ours to claim again");
+}
+
+/// A request on its way: done by the server at one time, answered at another.
+struct Request {
+    output: Output,
+    done_at: Instant,
+    answer_at: Instant,
+    /// The driver gives up then.
+    by: Instant,
+    read: Option<String>,
+    answer: Option<Input>,
+}
+
+impl Request {
+    fn serve(&mut self, now: Instant, server: &mut Server) {
+        if self.answer.is_some() || now < self.done_at {
+            return;
+        }
+        self.answer = Some(match &self.output {
+            Output::Read => Input::Read(Ok(server.lease.clone())),
+            Output::Write(claim) => Input::Written(server.write(claim, self.read.as_deref())),
+            other => panic!("{other:?} is no request"),
+        });
+    }
+}
+
+#[test]
+fn never_two_leaders_however_slow_the_server_is() {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let start = Instant::now();
+    let mut server = Server::default();
+    let mut operators: Vec<(Operator, Option<Request>)> =
+        ["a", "b", "c"].iter().map(|name| (Operator::new(name, start), None)).collect();
+    // Given up by whoever sent them; the server does them all the same.
+    let mut adrift: Vec<Request> = Vec::new();
+    let mut elections = 0;
+    for tick in 0..100_000_u64 {
+        let now = start + Duration::from_millis(tick * 250);
+        adrift.iter_mut().for_each(|request| request.serve(now, &mut server));
+        adrift.retain(|request| request.answer.is_none());
+        for (operator, waiting) in &mut operators {
+            let input = match waiting.take() {
+                None if operator.election.deadline() <= now => Input::Timeout,
+                None => continue,
+                Some(mut request) => {
+                    request.serve(now, &mut server);
+                    if now >= request.by {
+                        let late = Err("no answer".to_owned());
+                        let input = match request.output {
+                            Output::Read => Input::Read(late.map(|()| None)),
+                            _ => Input::Written(late.map(|()| unreachable!())),
+                        };
+                        adrift.push(request);
+                        input
+                    } else if now < request.answer_at {
+                        *waiting = Some(request);
+                        continue;
+                    } else {
+                        request.answer.expect("done before it is answered")
+                    }
+                }
+            };
+            match &input {
+                Input::Read(Ok(lease)) => operator.read = lease.as_ref().map(|lease| lease.version.clone()),
+                Input::Written(Ok(seen)) => operator.read = Some(seen.version.clone()),
+                _ => {}
+            }
+            operator.election.handle(now, input);
+            while let Some(output) = operator.election.poll_output() {
+                elections += usize::from(output == Output::Elected);
+                if matches!(output, Output::Read | Output::Write(_)) {
+                    // Mostly quick, now and then slower than anybody waits.
+                    let slow = |n: u64| if n == 0 { 60 } else { 3 };
+                    let (to, fro) = (slow(next(8)), slow(next(8)));
+                    let done_at = now + Duration::from_millis(next(to) * 250);
+                    let answer_at = done_at + Duration::from_millis(next(fro) * 250);
+                    let by = operator.election.answer_by(now);
+                    let read = operator.read.clone();
+                    *waiting = Some(Request { output, done_at, answer_at, by, read, answer: None });
+                }
+            }
+        }
+        let leaders: Vec<&str> =
+            operators.iter().filter(|(o, _)| o.leads()).map(|(o, _)| o.election.identity.as_str()).collect();
+        assert!(leaders.len() <= 1, "{leaders:?} lead at tick {tick}");
+    }
+    assert!(elections > 20, "only {elections} elections");
+}

@@ -8,10 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 
 use super::{View, Wanted};
-use crate::plan::Write;
-
-pub(super) const IPV4: &str = "IPv4";
-pub(super) const IPV6: &str = "IPv6";
+use crate::plan::{Write, is_headless};
 
 /// Characters of the hash that stand in a name.
 const HASH_LENGTH: usize = 10;
@@ -34,10 +31,6 @@ pub(super) fn addresses(service: &Service) -> Vec<String> {
     let spec = service.spec.as_ref();
     let all = spec.and_then(|spec| spec.cluster_ips.clone()).or_else(|| Some(vec![spec?.cluster_ip.clone()?]));
     all.unwrap_or_default().into_iter().filter(|address| !address.is_empty() && address != "None").collect()
-}
-
-pub(super) fn is_headless(service: &Service) -> bool {
-    service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
 }
 
 pub(super) fn write(wanted: &Wanted<'_>, view: &View<'_>) -> Option<Write<Service>> {

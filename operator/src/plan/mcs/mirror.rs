@@ -9,9 +9,8 @@ use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
-use super::derived::is_headless;
 use super::{View, Wanted};
-use crate::plan::Write;
+use crate::plan::{Write, is_headless};
 
 /// Longest name of an object (RFC 1123 subdomain).
 const LONGEST_NAME: usize = 253;

@@ -3,10 +3,9 @@
 use std::borrow::Cow;
 
 use causeway_k8s::condition::{self, Desired, Status, Timestamp};
-use causeway_k8s::mcs::import::{TYPE_CLUSTER_SET_IP, TYPE_HEADLESS};
+use causeway_k8s::mcs::offer;
 use causeway_k8s::{ServiceExport, names};
-use causeway_mesh_schema::{ExportPort, ServiceExportSpec};
-use k8s_openapi::api::core::v1::Service;
+use causeway_mesh_schema::ServiceExportSpec;
 use kube::ResourceExt;
 
 use super::merge::Merged;
@@ -42,47 +41,14 @@ const EXTERNAL_NAME: Refusal = Refusal {
 };
 
 pub(super) fn local(view: &View<'_>, settings: &Settings) -> Offer {
-    let Some(export) = view.export.filter(|export| export.metadata.deletion_timestamp.is_none()) else {
-        return Offer::None;
-    };
-    let service = match view.service.filter(|service| service.metadata.deletion_timestamp.is_none()) {
-        _ if view.namespace != Space::Global => return Offer::Refused(NAMESPACE_NOT_GLOBAL),
-        None => return Offer::Refused(NO_SERVICE),
-        Some(service) if type_of(service) == Some("ExternalName") => return Offer::Refused(EXTERNAL_NAME),
-        Some(service) => service,
-    };
-    Offer::Made(Box::new(spec(service, export, &settings.cluster)))
-}
-
-fn type_of(service: &Service) -> Option<&str> {
-    service.spec.as_ref()?.type_.as_deref()
-}
-
-/// The same that the mesh's API server writes for the other clusters.
-fn spec(service: &Service, export: &ServiceExport, cluster: &str) -> ServiceExportSpec {
-    let spec = service.spec.clone().unwrap_or_default();
-    let exported = export.spec.clone().unwrap_or_default();
-    let headless = spec.cluster_ip.as_deref() == Some("None");
-    let ports = spec.ports.unwrap_or_default().into_iter().map(|port| ExportPort {
-        name: port.name.unwrap_or_default(),
-        protocol: port.protocol.unwrap_or_default(),
-        app_protocol: port.app_protocol,
-        port: port.port,
-    });
-    ServiceExportSpec {
-        cluster: cluster.to_owned(),
-        name: service.name_any(),
-        namespace: service.namespace().unwrap_or_default(),
-        annotations: exported.exported_annotations,
-        labels: exported.exported_labels,
-        export_creation_timestamp: export.creation_timestamp().map(|time| time.0.to_string()).unwrap_or_default(),
-        ports: ports.collect(),
-        kind: if headless { TYPE_HEADLESS } else { TYPE_CLUSTER_SET_IP }.to_owned(),
-        session_affinity: spec.session_affinity.unwrap_or_default(),
-        session_affinity_config: spec.session_affinity_config.and_then(|config| serde_json::to_value(config).ok()),
-        ip_families: spec.ip_families.unwrap_or_default(),
-        internal_traffic_policy: spec.internal_traffic_policy,
-        traffic_distribution: spec.traffic_distribution,
+    let Some(export) = view.export.and_then(offer::of_export) else { return Offer::None };
+    if view.namespace != Space::Global {
+        return Offer::Refused(NAMESPACE_NOT_GLOBAL);
+    }
+    match view.service.map(|service| offer::of_service(&settings.cluster, service)) {
+        None | Some(Err(offer::Refused::Going)) => Offer::Refused(NO_SERVICE),
+        Some(Err(offer::Refused::ExternalName)) => Offer::Refused(EXTERNAL_NAME),
+        Some(Ok(of_service)) => Offer::Made(Box::new(export.with(&of_service))),
     }
 }
 

@@ -424,7 +424,7 @@ fn becoming_headless_makes_the_derived_service_anew() {
     server.remote[0].kind = "Headless".to_owned();
     server.settle();
     assert_ne!(server.derived.as_ref().unwrap().uid(), before);
-    assert!(derived::is_headless(server.derived.as_ref().unwrap()));
+    assert!(crate::plan::is_headless(server.derived.as_ref().unwrap()));
     assert!(server.import.as_ref().unwrap().spec.ips.is_empty());
 }
 

@@ -12,9 +12,7 @@ use k8s_openapi::api::discovery::v1::{
 };
 
 use super::{Remote, Words};
-
-pub(super) const IPV4: &str = "IPv4";
-pub(super) const IPV6: &str = "IPv6";
+use crate::plan::{IPV4, IPV6};
 
 /// What one slice can hold.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,9 +10,9 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
-use super::backends::{Group, Groups, IPV4, IPV6, Port};
+use super::backends::{Group, Groups, Port};
 use super::source;
-use crate::plan::Write;
+use crate::plan::{IPV4, IPV6, Write, is_headless};
 
 pub(super) fn write(
     key: &Key,
@@ -48,7 +48,7 @@ fn frame(key: &Key, service: &Service, group: &Group) -> EndpointSlice {
     labels.insert(names::LABEL_SERVICE_NAME.to_owned(), key.name.clone());
     labels.insert(names::LABEL_SLICE_MANAGED_BY.to_owned(), names::SLICE_MANAGED_BY_MESH.to_owned());
     labels.insert(names::LABEL_MCS_SOURCE_CLUSTER.to_owned(), group.cluster.clone());
-    if super::is_headless(service) {
+    if is_headless(service) {
         labels.insert(names::LABEL_HEADLESS.to_owned(), String::new());
     }
     let owner = service.owner_ref(&()).map(|owner| OwnerReference {
