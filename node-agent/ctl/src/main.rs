@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use causeway_api::bgp::{RouteTable, RoutesParams};
 use causeway_api::datapath::{FlowsParams, IpsParams};
-use causeway_api::status::Status;
 use causeway_api::{self as api, Client, ClientError, ErrorBody, Method, NoParams, code};
 use clap::Parser;
 use serde::Serialize;
@@ -32,7 +31,7 @@ const UNREACHABLE: u8 = 3;
 /// How long one answer may take. A status takes milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often `status --wait` asks.
+/// How often a `status --wait` asks.
 const POLL: Duration = Duration::from_millis(200);
 
 /// How a command ends when it does not end well.
@@ -161,7 +160,7 @@ fn ips(client: &Client, out: Output, params: &IpsParams) -> Result<(), Failure> 
 fn status(client: &Client, out: Output, verbose: bool, wait: Option<Duration>) -> Result<(), Failure> {
     let status = match wait {
         None => client.call(api::Status, &NoParams {})?,
-        Some(limit) => wait_healthy(client, limit)?,
+        Some(limit) => poll(limit, || client.call(api::Status, &NoParams {}), |status| status.healthy)?,
     };
     match out {
         Output::Json | Output::CiliumJson => print_json(&status)?,
@@ -170,14 +169,17 @@ fn status(client: &Client, out: Output, verbose: bool, wait: Option<Duration>) -
     if status.healthy { Ok(()) } else { Err(Failure::NotOk) }
 }
 
-/// The first healthy status, or the last one within the limit. An agent that is away may be on its way.
-fn wait_healthy(client: &Client, limit: Duration) -> Result<Status, ClientError> {
+/// The first good answer, or the last one within the limit. An agent that is away may be on its way.
+fn poll<T>(
+    limit: Duration,
+    ask: impl Fn() -> Result<T, ClientError>,
+    is_good: impl Fn(&T) -> bool,
+) -> Result<T, ClientError> {
     let end = Instant::now() + limit;
     loop {
-        let status = client.call(api::Status, &NoParams {});
-        let done = status.as_ref().is_ok_and(|s| s.healthy);
-        if done || Instant::now() >= end {
-            return status;
+        let answer = ask();
+        if answer.as_ref().is_ok_and(&is_good) || Instant::now() >= end {
+            return answer;
         }
         std::thread::sleep(POLL);
     }

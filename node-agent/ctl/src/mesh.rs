@@ -2,38 +2,26 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use causeway_api::mesh::{KindStatus, Latency, MeshStatus, Refusal, RemoteCluster};
-use causeway_api::{self as api, Client, ClientError, NoParams};
+use causeway_api::{self as api, Client, NoParams};
 
 use crate::args::Output;
 use crate::show::{duration, yes};
 use crate::table::Table;
-use crate::{Failure, POLL, print_json};
+use crate::{Failure, poll, print_json};
 
 /// Asks, waits for readiness up to `wait`, prints. A mesh that is off is ready: there is nothing to wait for.
 pub(crate) fn status(client: &Client, out: Output, wait: Option<Duration>) -> Result<(), Failure> {
-    let status = ask(client, wait.unwrap_or_default())?;
+    let ask = || client.call(api::ClustermeshStatus, &NoParams {});
+    let status = poll(wait.unwrap_or_default(), ask, |status: &MeshStatus| status.ready || !status.enabled)?;
     match out {
         Output::Json => print_json(&status)?,
         Output::CiliumJson => print_json(&status.clusters.iter().map(|c| &c.cilium).collect::<Vec<_>>())?,
         Output::Table => io::stdout().write_all(show(&status).as_bytes())?,
     }
     if status.ready || !status.enabled { Ok(()) } else { Err(Failure::NotOk) }
-}
-
-/// The first ready status, or the last one within the limit. An agent that is away may be on its way.
-fn ask(client: &Client, limit: Duration) -> Result<MeshStatus, ClientError> {
-    let end = Instant::now() + limit;
-    loop {
-        let status = client.call(api::ClustermeshStatus, &NoParams {});
-        let done = status.as_ref().is_ok_and(|s| s.ready || !s.enabled);
-        if done || Instant::now() >= end {
-            return status;
-        }
-        std::thread::sleep(POLL);
-    }
 }
 
 fn show(status: &MeshStatus) -> String {
