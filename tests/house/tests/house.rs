@@ -14,6 +14,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("causeway-datapath-abi", &[]),
     ("causeway-datapath-logic", &["causeway-datapath-abi"]),
     ("causeway-datapath-loader", &["causeway-datapath-abi", "causeway-datapath-logic"]),
+    ("causeway-encryption-plan", &[]),
+    ("causeway-wireguard", &["causeway-encryption-plan"]),
     ("causeway-k8s", &[]),
     ("causeway-mesh-schema", &[]),
     ("causeway-mesh-kv", &[]),
@@ -52,8 +54,14 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates whose cores hold no I/O: each must carry a `clippy.toml` that bans it, or be `no_std`.
-const PURE: &[&str] =
-    &["bgp-speaker/wire", "bgp-speaker/core", "clustermesh-apiserver/schema", "datapath/abi", "datapath/logic"];
+const PURE: &[&str] = &[
+    "bgp-speaker/wire",
+    "bgp-speaker/core",
+    "clustermesh-apiserver/schema",
+    "datapath/abi",
+    "datapath/logic",
+    "encryption/plan",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()

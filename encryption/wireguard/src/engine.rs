@@ -1,0 +1,322 @@
+//! Identities, peers, links and prefixes, and what they make of packets. No socket, no TUN, no thread: the shell in
+//! [`crate::device`] lends packets and sends what comes out. Time is the noise library's own (it asks the clock).
+//!
+//! Locks, always taken in this order: `table`, a link's `tunn`, `by_index`. Packets take `table` for reading.
+
+mod change;
+mod link;
+mod table;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::BytesMut;
+use gotatun::noise::TunnResult;
+use gotatun::noise::errors::WireGuardError;
+use gotatun::noise::handshake::parse_handshake_anon;
+use gotatun::noise::index_table::IndexTable;
+use gotatun::packet::{Packet, WgHandshakeInit, WgKind};
+use parking_lot::RwLock;
+
+use crate::packet::{Version, destination, source};
+use crate::split::{Malformed, VnetHeader, split};
+
+pub use change::ApplyError;
+use link::LinkState;
+use table::{PeerState, Table};
+
+/// Something to send, in the order in which it came about.
+pub type Datagram = (SocketAddr, BytesMut);
+
+/// Longest message that is not data: a handshake initiation (white paper section 5.4.2).
+const LONGEST_HANDSHAKE: usize = 148;
+/// Header and tag of a data message without payload.
+const SHORTEST_DATA: usize = 32;
+/// First byte of a data message.
+const DATA: u8 = 4;
+
+#[derive(Default)]
+struct Counters {
+    no_peer: AtomicU64,
+    strangers: AtomicU64,
+    malformed: AtomicU64,
+}
+
+/// Packets dropped, by reason, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// To an address that no peer has.
+    pub no_peer: u64,
+    /// Datagrams that are no WireGuard message or belong to no link.
+    pub strangers: u64,
+    /// Packets whose headers contradict each other.
+    pub malformed: u64,
+}
+
+pub struct Engine {
+    table: RwLock<Table>,
+    /// Sessions and handshakes by the index that the other side puts into its messages.
+    by_index: RwLock<HashMap<u32, Arc<LinkState>>>,
+    indexes: IndexTable,
+    counters: Counters,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Engine {
+    pub fn new() -> Self {
+        Self {
+            table: RwLock::default(),
+            by_index: RwLock::default(),
+            indexes: IndexTable::from_os_rng(),
+            counters: Counters::default(),
+        }
+    }
+
+    pub fn dropped(&self) -> Dropped {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Dropped {
+            no_peer: read(&self.counters.no_peer),
+            strangers: read(&self.counters.strangers),
+            malformed: read(&self.counters.malformed),
+        }
+    }
+
+    /// Encrypts what the TUN device gave: a packet or a super-packet. What has no session yet waits in its link, and a
+    /// handshake is added to `out` instead.
+    pub fn seal(&self, vnet: VnetHeader, packet: &[u8], out: &mut Vec<Datagram>) {
+        let Some(to) = destination(packet) else { return count(&self.counters.malformed) };
+        let table = self.table.read();
+        let Some(peer) = table.peer_of(to) else { return count(&self.counters.no_peer) };
+        let endpoint = peer.endpoint();
+        let link = peer.active();
+        let split = split(vnet, packet, |segment| self.seal_one(&link, endpoint, segment, out));
+        if split == Err(Malformed) {
+            count(&self.counters.malformed);
+        }
+    }
+
+    fn seal_one(&self, link: &Arc<LinkState>, endpoint: SocketAddr, segment: BytesMut, out: &mut Vec<Datagram>) {
+        let bytes = segment.len() as u64;
+        let mut tunn = link.tunn.lock();
+        match tunn.encapsulate_with_session(Packet::from_bytes(segment)) {
+            Ok(sealed) => {
+                link.sent(bytes);
+                out.push((endpoint, into_bytes(WgKind::Data(sealed))));
+            }
+            Err(packet) => {
+                if let Some(first) = tunn.handle_outgoing_packet(packet, None) {
+                    self.emit(link, endpoint, first, out);
+                }
+            }
+        }
+    }
+
+    /// Takes one datagram. A packet that was inside is given to `inner`, without padding, after its source has been found
+    /// to be the peer's; answers and what waited for a handshake are added to `out`.
+    pub fn open(&self, from: SocketAddr, datagram: &[u8], out: &mut Vec<Datagram>, mut inner: impl FnMut(BytesMut)) {
+        let table = self.table.read();
+        if datagram.first() == Some(&DATA) {
+            if let Some(packet) = self.open_data(&table, from, datagram, out) {
+                inner(packet);
+            }
+        } else if datagram.len() <= LONGEST_HANDSHAKE {
+            self.open_handshake(&table, from, datagram, out);
+        } else {
+            count(&self.counters.strangers);
+        }
+    }
+
+    fn open_data(&self, table: &Table, from: SocketAddr, datagram: &[u8], out: &mut Vec<Datagram>) -> Option<BytesMut> {
+        let found = (datagram.len() >= SHORTEST_DATA)
+            .then(|| u32::from_le_bytes([datagram[4], datagram[5], datagram[6], datagram[7]]))
+            .and_then(|index| self.by_index.read().get(&index).cloned());
+        let Some(link) = found else {
+            count(&self.counters.strangers);
+            return None;
+        };
+        let Ok(WgKind::Data(data)) = Packet::copy_from(datagram).try_into_wg() else {
+            count(&self.counters.strangers);
+            return None;
+        };
+        let opened = {
+            let mut tunn = link.tunn.lock();
+            match tunn.handle_incoming_packet(WgKind::Data(data)) {
+                TunnResult::WriteToTunnel(packet) => {
+                    if link.confirm() {
+                        // What waited for the peer's first word.
+                        for kind in link::queued(&mut tunn) {
+                            self.emit(&link, from, kind, out);
+                        }
+                    }
+                    Some(packet)
+                }
+                TunnResult::Err(error) => {
+                    link.refused(&error);
+                    None
+                }
+                TunnResult::Done | TunnResult::WriteToNetwork(_) => None,
+            }
+        };
+        let mut packet = opened?;
+        let peer = table.peer_by_name(&link.peer)?;
+        peer.heard_from(from);
+        let packet = std::mem::take(packet.buf_mut());
+        link.received(packet.len() as u64);
+        if packet.is_empty() { None } else { self.admit(table, peer, packet) }
+    }
+
+    /// Cryptokey routing: the source must be one of the peer's prefixes (white paper section 2).
+    fn admit(&self, table: &Table, peer: &Arc<PeerState>, mut packet: BytesMut) -> Option<BytesMut> {
+        let Some((version, source)) = Version::of(&packet).zip(source(&packet)) else {
+            count(&self.counters.malformed);
+            return None;
+        };
+        let total = version.total(&packet);
+        if total < version.header() || total > packet.len() {
+            count(&self.counters.malformed);
+            return None;
+        }
+        if !table.peer_of(source).is_some_and(|owner| Arc::ptr_eq(owner, peer)) {
+            peer.refuse_source();
+            return None;
+        }
+        packet.truncate(total);
+        Some(packet)
+    }
+
+    fn open_handshake(&self, table: &Table, from: SocketAddr, datagram: &[u8], out: &mut Vec<Datagram>) {
+        let Ok(kind) = Packet::copy_from(datagram).try_into_wg() else {
+            return count(&self.counters.strangers);
+        };
+        match kind {
+            WgKind::HandshakeInit(_) => self.open_initiation(table, from, datagram, out),
+            WgKind::HandshakeResp(message) => {
+                let index = message.receiver_idx.get();
+                self.answer(table, from, index, datagram, out);
+            }
+            WgKind::CookieReply(message) => {
+                let index = message.receiver_idx.get();
+                self.answer(table, from, index, datagram, out);
+            }
+            WgKind::Data(_) => count(&self.counters.strangers),
+        }
+    }
+
+    /// Which identity is meant is told by the first MAC, which is keyed by the receiver's public key.
+    fn open_initiation(&self, table: &Table, from: SocketAddr, datagram: &[u8], out: &mut Vec<Datagram>) {
+        for identity in table.identities() {
+            match identity.limiter.verify_packet(from, Packet::copy_from(datagram)) {
+                Ok(WgKind::HandshakeInit(message)) => {
+                    let sender = remote_key(identity, &message);
+                    let link = sender.and_then(|remote| table.link(identity.public, remote));
+                    let Some(link) = link else { return count(&self.counters.strangers) };
+                    return self.feed(table, &link, from, WgKind::HandshakeInit(message), out);
+                }
+                Err(TunnResult::WriteToNetwork(cookie)) => return out.push((from, into_bytes(cookie))),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        count(&self.counters.strangers);
+    }
+
+    /// An answer to an initiation of ours.
+    fn answer(&self, table: &Table, from: SocketAddr, index: u32, datagram: &[u8], out: &mut Vec<Datagram>) {
+        let Some(link) = self.by_index.read().get(&index).cloned() else {
+            return count(&self.counters.strangers);
+        };
+        match link.identity.limiter.verify_packet(from, Packet::copy_from(datagram)) {
+            Ok(kind) => self.feed(table, &link, from, kind, out),
+            Err(TunnResult::WriteToNetwork(cookie)) => out.push((from, into_bytes(cookie))),
+            Err(_) => link.failed(),
+        }
+    }
+
+    fn feed(&self, table: &Table, link: &Arc<LinkState>, from: SocketAddr, kind: WgKind, out: &mut Vec<Datagram>) {
+        let answers_us = matches!(kind, WgKind::HandshakeResp(_));
+        let mut tunn = link.tunn.lock();
+        match tunn.handle_incoming_packet(kind) {
+            TunnResult::WriteToNetwork(reply) => {
+                link.handshake_done();
+                if answers_us {
+                    link.confirm();
+                }
+                if let Some(peer) = table.peer_by_name(&link.peer) {
+                    peer.heard_from(from);
+                }
+                self.emit(link, from, reply, out);
+                if answers_us {
+                    for kind in link::queued(&mut tunn) {
+                        self.emit(link, from, kind, out);
+                    }
+                }
+            }
+            TunnResult::Err(error) => link.refused(&error),
+            TunnResult::Done | TunnResult::WriteToTunnel(_) => {}
+        }
+    }
+
+    /// Timers of all links: retries, keepalives, new handshakes, expiry. To be called a few times a second.
+    pub fn tick(&self, out: &mut Vec<Datagram>) {
+        let table = self.table.read();
+        for identity in table.identities() {
+            identity.limiter.try_reset_count();
+        }
+        for peer in table.peers() {
+            let endpoint = peer.endpoint();
+            for link in peer.links() {
+                let mut tunn = link.tunn.lock();
+                match tunn.update_timers() {
+                    Ok(Some(kind)) => self.emit(&link, endpoint, kind, out),
+                    Ok(None) => {}
+                    Err(WireGuardError::ConnectionExpired) => {
+                        link.expired();
+                        // A link that nobody sends on yet must not be given up: it is being warmed.
+                        if link.is_warming()
+                            && let Some(first) = tunn.format_handshake_initiation(true)
+                        {
+                            self.emit(&link, endpoint, WgKind::HandshakeInit(first), out);
+                        }
+                    }
+                    Err(_) => link.failed(),
+                }
+                link.observe(&tunn);
+            }
+        }
+        self.by_index.write().retain(|index, _| self.indexes.in_use(*index));
+    }
+
+    /// Queues a message and remembers the index by which it will be answered.
+    fn emit(&self, link: &Arc<LinkState>, to: SocketAddr, kind: WgKind, out: &mut Vec<Datagram>) {
+        let index = match &kind {
+            WgKind::HandshakeInit(message) => Some(message.sender_idx.get()),
+            WgKind::HandshakeResp(message) => Some(message.sender_idx.get()),
+            WgKind::CookieReply(_) | WgKind::Data(_) => None,
+        };
+        if let Some(index) = index {
+            self.by_index.write().insert(index, Arc::clone(link));
+        }
+        out.push((to, into_bytes(kind)));
+    }
+}
+
+/// The key of who sent an initiation, if it is meant for `identity`.
+fn remote_key(identity: &link::Identity, message: &WgHandshakeInit) -> Option<causeway_encryption_plan::PublicKey> {
+    let half = parse_handshake_anon(&identity.private, &identity.x25519, message).ok()?;
+    causeway_encryption_plan::PublicKey::from_bytes(half.peer_static_public).ok()
+}
+
+fn into_bytes(kind: WgKind) -> BytesMut {
+    let mut packet = Packet::<[u8]>::from(kind);
+    std::mem::take(packet.buf_mut())
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

@@ -1,0 +1,175 @@
+//! Carrying out changes.
+
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+
+use causeway_encryption_plan::{Actual, Change, Link, PeerName, PeerStats, PublicKey};
+use gotatun::packet::WgKind;
+use ipnet::IpNet;
+
+use super::link::{Identity, LinkState};
+use super::table::{PeerState, Table, network};
+use super::{Datagram, Engine};
+
+/// A change that does not fit what is there. Who planned it did so from an old state: plan again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    #[error("there is no peer {0}")]
+    NoPeer(PeerName),
+    #[error("peer {0} is there already")]
+    PeerThere(PeerName),
+    #[error("there is no identity {0}")]
+    NoIdentity(PublicKey),
+    #[error("identity {0} has links")]
+    IdentityInUse(PublicKey),
+    #[error("peer {0} has no link with key {1}")]
+    NoLink(PeerName, PublicKey),
+    #[error("key {0} belongs to peer {1}")]
+    KeyTaken(PublicKey, PeerName),
+    #[error("peer {0} sends on the link with key {1}")]
+    LinkActive(PeerName, PublicKey),
+    #[error("{0} has bits set behind its length")]
+    NoNetwork(IpNet),
+}
+
+impl Engine {
+    /// Applies one change; messages that it brings about are added to `out`. A change that fails changes nothing.
+    pub fn apply(&self, change: Change, out: &mut Vec<Datagram>) -> Result<(), ApplyError> {
+        let mut table = self.table.write();
+        match change {
+            Change::AddIdentity { private } => {
+                let identity = Identity::new(&private);
+                table.identities.entry(identity.public).or_insert_with(|| Arc::new(identity));
+            }
+            Change::RemoveIdentity { public } => {
+                if table.links.keys().any(|link| link.own == public) {
+                    return Err(ApplyError::IdentityInUse(public));
+                }
+                table.identities.remove(&public);
+            }
+            Change::AddPeer { peer, endpoint, keepalive_s, link } => {
+                if table.peers.contains_key(&peer) {
+                    return Err(ApplyError::PeerThere(peer));
+                }
+                let state = self.new_link(&table, &peer, link, keepalive_s, false)?;
+                table.links.insert(link, Arc::clone(&state));
+                let added = PeerState::new(endpoint, keepalive_s, state);
+                table.peers.insert(peer, Arc::new(added));
+            }
+            Change::RemovePeer { peer } => remove_peer(&mut table, &peer)?,
+            Change::SetEndpoint { peer, endpoint } => {
+                let peer = known(&table, &peer)?;
+                peer.told.write().endpoint = endpoint;
+                peer.heard_from(endpoint);
+            }
+            Change::SetKeepalive { peer, keepalive_s } => {
+                let peer = known(&table, &peer)?;
+                peer.told.write().keepalive_s = keepalive_s;
+                for link in peer.links() {
+                    link.tunn.lock().set_persistent_keepalive(keepalive_s);
+                }
+            }
+            Change::AddLink { peer, link } => self.add_link(&mut table, &peer, link, out)?,
+            Change::RemoveLink { peer, link } => remove_link(&mut table, &peer, link)?,
+            Change::Activate { peer: name, link } => {
+                let peer = known(&table, &name)?;
+                let state = peer.told.read().links.get(&link).cloned();
+                peer.activate(state.ok_or(ApplyError::NoLink(name, link.remote))?);
+            }
+            Change::AddPrefix { peer, prefix } => add_prefix(&mut table, &peer, prefix)?,
+            Change::RemovePrefix { peer, prefix } => remove_prefix(&mut table, &peer, prefix)?,
+        }
+        Ok(())
+    }
+
+    /// What was told, and what was seen.
+    pub fn look(&self) -> (Actual, std::collections::BTreeMap<PeerName, PeerStats>) {
+        let table = self.table.read();
+        (table.actual(), table.stats())
+    }
+
+    fn new_link(
+        &self,
+        table: &Table,
+        peer: &PeerName,
+        link: Link,
+        keepalive_s: Option<u16>,
+        warming: bool,
+    ) -> Result<Arc<LinkState>, ApplyError> {
+        let identity = table.identities.get(&link.own).ok_or(ApplyError::NoIdentity(link.own))?;
+        if let Some(other) = table.links.get(&link) {
+            return Err(ApplyError::KeyTaken(link.remote, other.peer.clone()));
+        }
+        let (identity, indexes) = (Arc::clone(identity), self.indexes.clone());
+        Ok(Arc::new(LinkState::new(link, peer.clone(), identity, indexes, keepalive_s, warming)))
+    }
+
+    fn add_link(
+        &self,
+        table: &mut Table,
+        name: &PeerName,
+        link: Link,
+        out: &mut Vec<Datagram>,
+    ) -> Result<(), ApplyError> {
+        let peer = Arc::clone(known(table, name)?);
+        let keepalive_s = peer.told.read().keepalive_s;
+        let state = self.new_link(table, name, link, keepalive_s, true)?;
+        let first = state.tunn.lock().format_handshake_initiation(false);
+        if let Some(first) = first {
+            self.emit(&state, peer.endpoint(), WgKind::HandshakeInit(first), out);
+        }
+        table.links.insert(link, Arc::clone(&state));
+        peer.told.write().links.insert(link, state);
+        Ok(())
+    }
+}
+
+fn known<'t>(table: &'t Table, name: &PeerName) -> Result<&'t Arc<PeerState>, ApplyError> {
+    table.peers.get(name).ok_or_else(|| ApplyError::NoPeer(name.clone()))
+}
+
+fn remove_peer(table: &mut Table, name: &PeerName) -> Result<(), ApplyError> {
+    let peer = table.peers.remove(name).ok_or_else(|| ApplyError::NoPeer(name.clone()))?;
+    let told = peer.told.read();
+    for prefix in told.prefixes.iter().filter_map(|prefix| network(*prefix)) {
+        table.routes.remove(prefix);
+    }
+    for link in told.links.keys() {
+        table.links.remove(link);
+    }
+    Ok(())
+}
+
+fn remove_link(table: &mut Table, name: &PeerName, link: Link) -> Result<(), ApplyError> {
+    let peer = Arc::clone(known(table, name)?);
+    if peer.active().link == link {
+        return Err(ApplyError::LinkActive(name.clone(), link.remote));
+    }
+    match peer.told.write().links.entry(link) {
+        Entry::Occupied(entry) => entry.remove(),
+        Entry::Vacant(_) => return Err(ApplyError::NoLink(name.clone(), link.remote)),
+    };
+    table.links.remove(&link);
+    Ok(())
+}
+
+fn add_prefix(table: &mut Table, name: &PeerName, prefix: IpNet) -> Result<(), ApplyError> {
+    let peer = Arc::clone(known(table, name)?);
+    let network = network(prefix).ok_or(ApplyError::NoNetwork(prefix))?;
+    let before = table.routes.insert(network, Arc::clone(&peer));
+    if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, &peer)) {
+        before.told.write().prefixes.remove(&prefix);
+    }
+    peer.told.write().prefixes.insert(prefix);
+    Ok(())
+}
+
+fn remove_prefix(table: &mut Table, name: &PeerName, prefix: IpNet) -> Result<(), ApplyError> {
+    let peer = Arc::clone(known(table, name)?);
+    if peer.told.write().prefixes.remove(&prefix)
+        && let Some(network) = network(prefix)
+    {
+        table.routes.remove(network);
+    }
+    Ok(())
+}
