@@ -1,6 +1,6 @@
 //! The table itself: rows by key, revisions, and the keys that changed since a revision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Counts changes of one table. 0 is "before everything": `changes_since(0)` names every row.
@@ -42,6 +42,8 @@ pub struct Table<K, V> {
     /// Exactly one entry per key that is alive or remembered as deleted.
     by_revision: BTreeMap<Revision, K>,
     tombstones: BTreeMap<K, Revision>,
+    /// Of the tombstones, so that the oldest is found at once.
+    deletions: BTreeSet<Revision>,
     /// Changes at or before this revision may be deletions that were forgotten.
     floor: Revision,
     revision: Revision,
@@ -54,6 +56,7 @@ impl<K, V> Default for Table<K, V> {
             rows: Arc::default(),
             by_revision: BTreeMap::new(),
             tombstones: BTreeMap::new(),
+            deletions: BTreeSet::new(),
             floor: 0,
             revision: 0,
             synced: false,
@@ -115,6 +118,7 @@ impl<K: Ord + Clone, V: PartialEq> Table<K, V> {
         self.touch(key);
         Arc::make_mut(&mut self.rows).remove(key);
         self.tombstones.insert(key.clone(), self.revision);
+        self.deletions.insert(self.revision);
         self.forget();
         true
     }
@@ -122,7 +126,7 @@ impl<K: Ord + Clone, V: PartialEq> Table<K, V> {
     /// Makes the table hold exactly `rows`; true if that changed something.
     pub fn replace(&mut self, rows: impl IntoIterator<Item = (K, V)>) -> bool {
         let before = self.revision;
-        let mut stale: std::collections::BTreeSet<K> = self.rows.keys().cloned().collect();
+        let mut stale: BTreeSet<K> = self.rows.keys().cloned().collect();
         for (key, value) in rows {
             stale.remove(&key);
             self.set(key, value);
@@ -159,6 +163,7 @@ impl<K: Ord + Clone, V: PartialEq> Table<K, V> {
         let old = self.rows.get(key).map(|r| r.revision).or_else(|| self.tombstones.remove(key));
         if let Some(old) = old {
             self.by_revision.remove(&old);
+            self.deletions.remove(&old);
         }
         self.revision += 1;
         self.by_revision.insert(self.revision, key.clone());
@@ -166,13 +171,11 @@ impl<K: Ord + Clone, V: PartialEq> Table<K, V> {
 
     fn forget(&mut self) {
         while self.tombstones.len() > MAX_TOMBSTONES {
-            let Some((key, revision)) = self.tombstones.iter().min_by_key(|(_, r)| **r).map(|(k, r)| (k.clone(), *r))
-            else {
-                return;
-            };
-            self.tombstones.remove(&key);
-            self.by_revision.remove(&revision);
-            self.floor = revision;
+            let Some(oldest) = self.deletions.pop_first() else { return };
+            if let Some(key) = self.by_revision.remove(&oldest) {
+                self.tombstones.remove(&key);
+            }
+            self.floor = oldest;
         }
     }
 }
@@ -238,6 +241,27 @@ mod tests {
         }
         assert_eq!(t.changes_since(r), Changes::Reset);
         assert!(matches!(t.changes_since(t.revision()), Changes::Keys(k) if k.is_empty()));
+    }
+
+    #[test]
+    fn a_deleted_key_that_comes_back_is_not_forgotten() {
+        let mut t: Table<usize, usize> = Table::default();
+        let r = t.revision();
+        for k in 0..MAX_TOMBSTONES + 10 {
+            t.set(k, k);
+            t.delete(&k);
+            if k < 20 {
+                t.set(k, k);
+            }
+        }
+        assert_eq!((t.len(), t.tombstones.len(), t.deletions.len()), (20, MAX_TOMBSTONES - 10, MAX_TOMBSTONES - 10));
+        assert!(matches!(t.changes_since(r + 1), Changes::Keys(_)), "nothing was forgotten");
+        for k in 0..20 {
+            t.delete(&k);
+        }
+        assert_eq!((t.tombstones.len(), t.deletions.len()), (MAX_TOMBSTONES, MAX_TOMBSTONES));
+        assert_eq!(t.by_revision.len(), MAX_TOMBSTONES);
+        assert_eq!(t.changes_since(r + 1), Changes::Reset);
     }
 
     #[test]
