@@ -10,8 +10,8 @@ pub enum Error {
     #[error("{what}: {why}")]
     Invalid { what: String, why: String },
     /// A map has no room; other rows are unaffected.
-    #[error("map {map} is full ({limit} rows) while {doing}; raise {option} and restart the agent")]
-    Full { map: &'static str, limit: u32, option: &'static str, doing: String },
+    #[error("map {map} is full ({limit} rows) while {doing}; {remedy}")]
+    Full { map: &'static str, limit: u32, remedy: &'static str, doing: String },
     /// The interface is gone; its pod probably too.
     #[error("{doing}: interface {ifindex} does not exist in this network namespace")]
     NoInterface { doing: &'static str, ifindex: u32 },

@@ -30,6 +30,7 @@ struct Rows {
     counters: BTreeMap<Counter, (u64, u64)>,
     writes: usize,
     fail: Option<String>,
+    refused: BTreeSet<IpNet>,
 }
 
 impl Fake {
@@ -45,6 +46,11 @@ impl Fake {
     /// Makes every changing call fail with this message until called with `None`.
     pub fn fail_with(&self, message: Option<&str>) {
         self.rows().fail = message.map(str::to_owned);
+    }
+
+    /// Makes writes of this prefix into the ipcache fail.
+    pub fn refuse_prefix(&self, prefix: IpNet) {
+        self.rows().refused.insert(prefix.trunc());
     }
 
     /// Makes an interface vanish as when its pod dies.
@@ -104,6 +110,9 @@ impl Datapath for Fake {
     }
 
     fn upsert_ipcache(&self, prefix: IpNet, entry: IpcacheEntry) -> Result<bool> {
+        if self.rows().refused.contains(&prefix.trunc()) {
+            return Err(Error::kernel("writing to the fake datapath", format!("{prefix} is refused")));
+        }
         self.write(|rows| upsert(&mut rows.ipcache, prefix.trunc(), entry))
     }
 

@@ -112,7 +112,7 @@ fn is_absent(error: &MapError) -> bool {
 /// The error of a refused write: hash maps say E2BIG when they are full, tries ENOSPC.
 fn write_error(map: &'static str, limit: u32, doing: String, error: MapError) -> Error {
     match errno(&error) {
-        Some(libc::E2BIG | libc::ENOSPC) => Error::Full { map, limit, option: open::option_of(map), doing },
+        Some(libc::E2BIG | libc::ENOSPC) => Error::Full { map, limit, remedy: open::remedy_of(map), doing },
         _ => Error::kernel(doing, error),
     }
 }

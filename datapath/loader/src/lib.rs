@@ -53,7 +53,7 @@ pub trait Datapath: Send + Sync {
     /// Attaches the pod programs to the host side of a pod's veth. If an earlier process attached them, the programs
     /// are replaced in place, without a packet passing unseen.
     fn attach_pod(&self, ifindex: u32) -> Result<()>;
-    /// Attaches the program for packets from the wire, likewise.
+    /// Attaches the programs for packets from the wire and to it, likewise.
     fn attach_uplink(&self, ifindex: u32) -> Result<()>;
     /// Detaches all of our programs from the interface; answers whether there were any.
     fn detach(&self, ifindex: u32) -> Result<bool>;

@@ -95,15 +95,14 @@ fn specs(sizes: &MapSize) -> [Spec; 6] {
     ]
 }
 
-/// The option that sizes a map, for messages.
-pub(super) fn option_of(map: &str) -> &'static str {
+/// What to do about a map that is too small, for messages: the agent has an option for one of them.
+pub(super) fn remedy_of(map: &str) -> &'static str {
     match map {
-        abi::map::FLOWS => "flow-entries",
-        abi::map::SERVICES => "service-entries",
-        abi::map::SLOTS => "backend-entries",
-        abi::map::IPCACHE => "ipcache-entries",
-        abi::map::ENDPOINTS => "endpoint-entries",
-        _ => "the size of the map",
+        abi::map::FLOWS => "raise --flow-entries and restart the agent",
+        abi::map::SERVICES | abi::map::SLOTS => "the limit is fixed: have fewer Services, or fewer backends",
+        abi::map::IPCACHE => "the limit is fixed: have fewer addresses in this cluster and those that it meets",
+        abi::map::ENDPOINTS => "the limit is fixed: have fewer pods on this node",
+        _ => "the limit is fixed",
     }
 }
 
@@ -225,7 +224,7 @@ fn carry_over(dir: &Path, spec: &Spec) -> Result<()> {
         .map_err(|e| Error::kernel(format!("copying the rows of map {}", spec.name), e))?;
     if copied.refused > 0 {
         let (map, rows, limit) = (spec.name, copied.refused, spec.rows);
-        tracing::warn!(map, rows, limit, "the new map is too small for all rows; raise --{}", option_of(map));
+        tracing::warn!(map, rows, limit, "the new map is too small for all rows; {}", remedy_of(map));
     }
     Ok(())
 }
@@ -318,4 +317,19 @@ fn assemble(options: &Options, dir: PathBuf, lock: File, specs: &[Spec], ebpf: E
         flows: flows::Flows::new(maps.flows),
         _lock: lock,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_option_that_the_agent_has_is_a_remedy() {
+        for spec in specs(&MapSize::default()) {
+            let remedy = remedy_of(spec.name);
+            let has_option = spec.name == abi::map::FLOWS;
+            assert_eq!(remedy.contains("--flow-entries"), has_option, "{}", spec.name);
+            assert_eq!(remedy.contains("the limit is fixed"), !has_option, "{}", spec.name);
+        }
+    }
 }
