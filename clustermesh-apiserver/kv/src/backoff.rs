@@ -56,4 +56,15 @@ mod tests {
         backoff.reset();
         assert!(backoff.next(&mut rng) <= Duration::from_millis(50));
     }
+
+    #[test]
+    fn two_hundred_readers_do_not_come_at_once() {
+        let wait = Duration::from_secs(8);
+        let mut slots = [0; 8];
+        for seed in 0..200 {
+            let wait = Backoff::new(wait, wait).next(&mut StdRng::seed_from_u64(seed));
+            slots[usize::try_from((wait.as_millis() - 4000) / 501).unwrap()] += 1;
+        }
+        assert!(slots.iter().all(|n| (10..=45).contains(n)), "{slots:?}");
+    }
 }

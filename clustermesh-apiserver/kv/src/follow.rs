@@ -75,6 +75,9 @@ enum State {
     Watching,
 }
 
+/// Room for outputs that is kept when they have been taken; a page needs more and gives it back.
+const KEPT_OUTPUTS: usize = 64;
+
 impl Follow {
     /// `prefix`: keys that begin with it, so end it with `/` where names can be prefixes of each other. `page_size`:
     /// entries in one answer, at least 1.
@@ -121,11 +124,6 @@ impl Follow {
         self.state == State::Watching
     }
 
-    /// Nothing is asked: [`Follow::start`] has an effect.
-    pub fn is_idle(&self) -> bool {
-        self.state == State::Idle
-    }
-
     /// Up to which revision everything has been told; `None` before the first `Listed`.
     pub fn revision(&self) -> Option<Revision> {
         self.seen.map(|seen| seen.revision)
@@ -166,7 +164,11 @@ impl Follow {
 
     /// What to do next, until `None`.
     pub fn poll(&mut self) -> Option<FollowOut> {
-        self.out.pop_front()
+        let next = self.out.pop_front();
+        if self.out.is_empty() && self.out.capacity() > KEPT_OUTPUTS {
+            self.out = VecDeque::new();
+        }
+        next
     }
 
     fn list(&mut self) {
@@ -198,7 +200,7 @@ impl Follow {
     fn watch_after(&mut self, seen: Seen) {
         self.seen = Some(seen);
         self.state = State::Opening;
-        let op = Op::Watch { prefix: self.prefix.clone(), revision: seen.revision + 1 };
+        let op = Op::Watch { prefix: self.prefix.clone(), revision: seen.revision.saturating_add(1) };
         self.out.push_back(FollowOut::Ask { op });
     }
 

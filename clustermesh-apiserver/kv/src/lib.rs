@@ -5,6 +5,8 @@
 //!   compaction); the other keeps a set of keys written under leases. `now` is an argument.
 //! - [`session`]: the shell: one connection to a real etcd with TLS by rustls, answering operations.
 //! - [`publisher`]: the shell of `publish`, over a session.
+//! - [`admin`]: users, roles and the health of a store, for those who set it up.
+//! - [`backoff`], [`clock`]: how long to wait before the next try; what time it is, as an argument and as a text.
 //! - [`twin`]: a store in memory that answers the same operations, for tests and simulations.
 //!
 //! This crate knows nothing of what keys and values mean.

@@ -293,12 +293,12 @@ impl Publish {
 
     /// When to poll again if nothing else happens.
     pub fn deadline(&self) -> Option<Instant> {
-        let times = [self.heartbeat_at, self.leases.deadline(), self.later.keys().next().map(|(at, _)| *at)];
-        let first = times.into_iter().flatten().min();
-        match self.paused {
-            Some(paused) => Some(first.map_or(paused, |at| at.max(paused))),
-            None => first,
-        }
+        // What failed may be in the queues again, which know no time: the end of a pause is one in any case. Nothing
+        // is asked before it.
+        self.paused.or_else(|| {
+            let times = [self.heartbeat_at, self.leases.deadline(), self.later.keys().next().map(|(at, _)| *at)];
+            times.into_iter().flatten().min()
+        })
     }
 
     pub fn stats(&self) -> Stats {

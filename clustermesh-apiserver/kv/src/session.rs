@@ -137,11 +137,6 @@ impl Session {
     pub fn status(&self) -> SessionStatus {
         self.status.borrow().clone()
     }
-
-    /// To look at the status after the session was given away.
-    pub fn watch_status(&self) -> watch::Receiver<SessionStatus> {
-        self.status.clone()
-    }
 }
 
 impl Drop for Session {

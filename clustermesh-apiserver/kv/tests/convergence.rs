@@ -27,6 +27,10 @@ fn key(n: u8) -> String {
     format!("{PREFIX}{n}")
 }
 
+fn after(now: Now, by: Duration) -> Now {
+    Now { at: now.at + by, wall: now.wall + by }
+}
+
 fn contents(twin: &Twin, prefix: &str) -> BTreeMap<String, Bytes> {
     let text = |key: Bytes| String::from_utf8(key.to_vec()).unwrap();
     twin.entries(prefix).into_iter().map(|entry| (text(entry.key), entry.value)).collect()
@@ -330,7 +334,7 @@ impl Writer {
             }
             Does::Deliver(count) => drop(self.deliver((*count).into())?),
             Does::Wait(ms) => {
-                self.now = self.now.after(Duration::from_millis((*ms).into()));
+                self.now = after(self.now, Duration::from_millis((*ms).into()));
                 self.twin.tick(self.now.at);
             }
             Does::Disconnect => self.twin.disconnect(S),
@@ -361,7 +365,7 @@ impl Writer {
             self.drain()?;
             while self.deliver(1)? {}
             let next = self.publish.deadline().unwrap().max(self.now.at);
-            self.now = self.now.after(next - self.now.at);
+            self.now = after(self.now, next - self.now.at);
             self.twin.tick(self.now.at);
         }
         Ok(())

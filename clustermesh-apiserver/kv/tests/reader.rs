@@ -19,6 +19,8 @@ struct Reader {
     stale: BTreeSet<String>,
     lists: usize,
     interruptions: usize,
+    /// It waits to be started again.
+    interrupted: bool,
 }
 
 impl Reader {
@@ -33,6 +35,7 @@ impl Reader {
             stale: BTreeSet::new(),
             lists: 0,
             interruptions: 0,
+            interrupted: false,
         }
     }
 
@@ -44,7 +47,7 @@ impl Reader {
                 return;
             }
             assert!(began.elapsed() < PATIENCE, "not {what}: {} known, {:?}", self.known.len(), self.session.status());
-            if self.follow.is_idle() {
+            if std::mem::take(&mut self.interrupted) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.follow.start();
                 continue;
@@ -82,7 +85,10 @@ impl Reader {
                 self.lists += 1;
                 self.known.retain(|key| !self.stale.contains(key));
             }
-            Told::Interrupted(_) => self.interruptions += 1,
+            Told::Interrupted(_) => {
+                self.interruptions += 1;
+                self.interrupted = true;
+            }
         }
     }
 }

@@ -27,14 +27,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_mesh_kv::{Failure, Op, Reply, Ticket};
+use causeway_mesh_kv::{Backoff, Failure, Op, Reply, Ticket};
 use causeway_mesh_schema::{ClusterId, ClusterName};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 
 use self::heart::Heart;
 use self::kinds::Kinds;
 use self::open::Open;
 pub use self::stats::{KindStats, Phase, Stats};
-use crate::backoff::Backoff;
 use crate::change::{Change, RemoteInfo, Stage};
 use crate::settings::Settings;
 use crate::silence::Silence;
@@ -95,6 +96,7 @@ pub struct Remote {
     /// Told last.
     stage: Stage,
     backoff: Backoff,
+    rng: StdRng,
     /// The last ticket given.
     ticket: u64,
     failures: u64,
@@ -137,7 +139,8 @@ impl Remote {
             silence: Silence::new(settings.stages, now),
             source_silent: false,
             stage: Stage::Fresh,
-            backoff: Backoff::new(settings.backoff, seed),
+            backoff: Backoff::new(settings.backoff.first, settings.backoff.longest),
+            rng: StdRng::seed_from_u64(seed),
             ticket: 0,
             failures: 0,
             last_failure: None,
@@ -190,11 +193,6 @@ impl Remote {
         times.into_iter().flatten().min()
     }
 
-    #[must_use]
-    pub fn name(&self) -> &ClusterName {
-        &self.name
-    }
-
     /// Every kind that the cluster offers and we want has been listed and is being followed.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -221,7 +219,7 @@ impl Remote {
                 if self.has_lasted(now) {
                     self.backoff.reset();
                 }
-                self.backoff.wait()
+                self.backoff.next(&mut self.rng)
             }
         };
         self.kinds.pause();

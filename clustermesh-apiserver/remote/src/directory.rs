@@ -91,34 +91,54 @@ impl Directory {
                 Ok(Some((cluster, content))) => {
                     found.insert(cluster, content);
                 }
-                Err(problem) => self.problems.push(problem),
+                Err(problem) => {
+                    self.problems.push(problem);
+                    // It is there: what it said last goes on.
+                    found.extend(self.known(&name).map(|cluster| (cluster, Vec::new())));
+                }
             }
         }
         Ok(self.compare(found))
     }
 
-    /// The content of a file that is meant for us.
+    /// The cluster of this name, if its file is not new.
+    fn known(&self, name: &str) -> Option<ClusterName> {
+        ClusterName::parse(name).ok().filter(|cluster| self.files.contains_key(cluster))
+    }
+
+    /// The content of a file that is meant for us; empty while a known one is being written.
     fn read(&self, name: &str) -> Result<Option<(ClusterName, Vec<u8>)>, FileProblem> {
         let path = self.path.join(name);
         let problem = |problem: String, remedy: &str| FileProblem::new(&path, "", problem, remedy);
-        let meta = match fs::metadata(&path) {
-            Ok(meta) => meta,
-            // It went away after it was listed, or is a link to nothing.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(problem(error.to_string(), "make the file readable")),
-        };
-        if !meta.is_file() || meta.len() > MAX_FILE_BYTES {
+        let cluster = ClusterName::parse(name);
+        if cluster.as_ref().is_ok_and(|cluster| *cluster == self.own) {
             return Ok(None);
         }
-        let content = fs::read(&path).map_err(|error| problem(error.to_string(), "make the file readable"))?;
-        let cluster = ClusterName::parse(name);
-        let known = cluster.as_ref().is_ok_and(|cluster| self.files.contains_key(cluster));
+        let known = self.known(name).is_some();
+        let content = match content(&path) {
+            Ok(content) => content,
+            // It went away after it was listed, or is a link to nothing.
+            Err(Unread::Gone) => return Ok(None),
+            Err(Unread::Failed(error)) => return Err(problem(error.to_string(), "make the file readable")),
+            // Directories and bundles of certificates may stand beside; a file that is named as a cluster says where it is.
+            Err(Unread::Directory) if !known => return Ok(None),
+            Err(Unread::Directory | Unread::Irregular | Unread::TooLong) if cluster.is_err() => return Ok(None),
+            Err(Unread::Directory | Unread::Irregular) => {
+                return Err(problem(
+                    "not a regular file".to_owned(),
+                    "write the configuration into a file of this name",
+                ));
+            }
+            Err(Unread::TooLong) => {
+                let said = format!("longer than {MAX_FILE_BYTES} bytes");
+                return Err(problem(said, "write nothing but the cluster's configuration into it"));
+            }
+        };
         let is_being_written = known && content.is_empty();
         if !(file::is_meant(&content) || is_being_written) {
             return Ok(None);
         }
         match cluster {
-            Ok(cluster) if cluster == self.own => Ok(None),
             Ok(cluster) => Ok(Some((cluster, content))),
             Err(error) => Err(problem(error.to_string(), "name the file as that cluster's --cluster-name")),
         }
@@ -152,6 +172,32 @@ impl Directory {
             }
         }
         differences
+    }
+}
+
+/// Why there is no content.
+enum Unread {
+    Gone,
+    Directory,
+    /// A socket, a pipe or a device.
+    Irregular,
+    TooLong,
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Unread {
+    fn from(error: io::Error) -> Unread {
+        if error.kind() == io::ErrorKind::NotFound { Unread::Gone } else { Unread::Failed(error) }
+    }
+}
+
+fn content(path: &Path) -> Result<Vec<u8>, Unread> {
+    let meta = fs::metadata(path)?;
+    match meta.len() {
+        _ if meta.is_dir() => Err(Unread::Directory),
+        _ if !meta.is_file() => Err(Unread::Irregular),
+        length if length > MAX_FILE_BYTES => Err(Unread::TooLong),
+        _ => Ok(fs::read(path)?),
     }
 }
 

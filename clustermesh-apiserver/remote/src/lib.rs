@@ -10,7 +10,6 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test's helpers may panic"))]
 
-mod backoff;
 pub mod change;
 pub mod core;
 pub mod directory;

@@ -4,7 +4,8 @@
 //! A task owns its machine, its session and its sink. Shared are the table of reserved numbers and a snapshot per
 //! cluster for the status, each behind a lock that is held for a few instructions. Tasks wait in one `select!` whose
 //! branches are cancel-safe: a reply, a command, a deadline. They end with the [`Mesh`]; what their sinks were told stays
-//! told then, since a process that ends takes nothing down.
+//! told then, since a process that ends takes nothing down. A task that panics reads no more, says so in the status, and
+//! waits for the end of its file.
 
 mod board;
 mod cilium;

@@ -84,6 +84,11 @@ fn name(text: &str) -> ClusterName {
 impl World {
     /// With these files from the beginning.
     fn start(files: &[(&str, &Etcd)]) -> World {
+        World::start_with(files, |_| ())
+    }
+
+    /// The sinks look at every change first.
+    fn start_with(files: &[(&str, &Etcd)], look: fn(&Change)) -> World {
         let dir = tempfile::tempdir().unwrap();
         for (cluster, etcd) in files {
             write_file(dir.path(), cluster, etcd);
@@ -92,7 +97,10 @@ impl World {
         let shared = Arc::clone(&known);
         let factory = move |cluster: &ClusterName| -> Box<dyn Sink> {
             let (known, cluster) = (Arc::clone(&shared), cluster.to_string());
-            Box::new(move |change| known.lock().unwrap().clusters.entry(cluster.clone()).or_default().apply(change))
+            Box::new(move |change| {
+                look(&change);
+                known.lock().unwrap().clusters.entry(cluster.clone()).or_default().apply(change);
+            })
         };
         let mesh = Mesh::spawn(Options::new(dir.path().to_owned(), name("c1"), Some(1.try_into().unwrap())), factory);
         World { dir, known, mesh }
@@ -284,4 +292,34 @@ async fn files_come_and_go() {
     world.add("c2", &etcds[0]);
     world.until("c3 forgotten", "c3", |c3| c3.forgets == 1).await;
     world.until("c2 again", "c2", |c2| services(c2) == ["default/two"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd"]
+async fn a_reader_that_panics_is_named_and_ends_with_its_file() {
+    let etcd = Etcd::start().unwrap();
+    let mut writer = Writer::begin(&etcd, "c2", 2).await;
+    writer.service("web").await;
+    let world = World::start_with(&[("c2", &etcd)], |change| {
+        assert!(!matches!(change, Change::Put { name, .. } if &**name == "default/poison"), "poisoned");
+    });
+    world.until("a service", "c2", |c2| services(c2) == ["default/web"]).await;
+    writer.service("poison").await;
+    let named = |c2: &RemoteStatus| c2.in_words().contains("its reader stopped: poisoned") && !c2.ready;
+    world.until_status("the panic", "c2", |c2| c2.is_some_and(named)).await;
+    world.until("what it told", "c2", |c2| services(c2) == ["default/web"] && c2.forgets == 0).await;
+
+    // Its entries are in force, so that its number is not free.
+    let other = Etcd::start().unwrap();
+    Writer::begin(&other, "c3", 2).await.service("three").await;
+    world.add("c3", &other);
+    let refused = |c3: &RemoteStatus| c3.in_words().contains("cluster-id 2 of c3 is also that of c2");
+    world.until_status("c3 refused", "c3", |c3| c3.is_some_and(refused)).await;
+
+    // A changed file does not bring it back, and is not in the way of its end.
+    fs::write(world.dir.path().join("c2"), "endpoints: ['http://127.0.0.1:1']\n").unwrap();
+    world.remove("c2");
+    world.until("forgotten", "c2", |c2| services(c2).is_empty() && c2.forgets == 1).await;
+    world.until_status("gone", "c2", |c2| c2.is_none()).await;
+    world.until("c3 has the number", "c3", |c3| services(c3) == ["default/three"]).await;
 }

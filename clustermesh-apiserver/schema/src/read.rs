@@ -130,7 +130,7 @@ impl Checked<'_> {
             if !fits {
                 return Err(self.wrong(format!("{address:?} is no {} address", slice.address_type.word())));
             }
-            self.every(ip.map(|ip| ip.to_canonical()), is_backend)?;
+            self.every(ip, is_backend)?;
         }
         Ok(slice)
     }
@@ -238,12 +238,13 @@ impl Checked<'_> {
 }
 
 /// What Kubernetes allows as an endpoint (`ValidateNonSpecialIP`): no unspecified, loopback, link-local or multicast one.
+/// Nor one of IPv4 dressed as IPv6 (`::ffff:10.0.0.1`): no packet bears it, and it would get past the tests of IPv4.
 fn is_backend(ip: IpAddr) -> bool {
-    let link_local = match ip {
+    let odd = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some(),
     };
-    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || link_local)
+    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || odd)
 }
 
 /// `2026-01-01T00:00:00Z`, or with another zone or fractions behind the seconds.

@@ -186,6 +186,7 @@ fn endpoint_slices() {
         ("a/b", slice(v6, "10.0.0.1"), "no IPv6 address"),
         ("a/b", slice(v6, "fd00::1%eth0"), "no IPv6 address"),
         ("a/b", slice(v6, "::ffff:127.0.0.1"), "127.0.0.1"),
+        ("a/b", slice(v6, "::ffff:10.0.0.1"), "::ffff:10.0.0.1 is no address that can stand there"),
         ("a/b", slice(v4, "127.0.0.1"), "127.0.0.1"),
         ("a/b", ClusterEndpointSlice { cluster: "west".to_owned(), ..slice(v4, "10.0.0.1") }, "says that it is"),
         ("a/b", ClusterEndpointSlice { cluster_id: 8, ..slice(v4, "10.0.0.1") }, "cluster id 8"),

@@ -89,7 +89,7 @@ fn what_follows_each_answer() {
         let mut follow = watching();
         follow.handle(STORE, answer.clone());
         assert_eq!(drain(&mut follow), wants, "{answer:?}");
-        assert_eq!(follow.is_idle(), again.is_some(), "{answer:?}");
+        assert_eq!(follow.state == State::Idle, again.is_some(), "{answer:?}");
         follow.start();
         assert_eq!(drain(&mut follow), again.into_iter().collect::<Vec<_>>(), "{answer:?}");
     }
@@ -144,7 +144,7 @@ fn pages_shrink_until_they_fit() {
     })
     .collect();
     assert_eq!(limits, [4, 2, 1]);
-    assert!(follow.is_idle());
+    assert_eq!(follow.state, State::Idle);
 }
 
 #[test]
@@ -160,4 +160,26 @@ fn stopping_keeps_the_place_and_forgetting_does_not() {
     follow.forget();
     follow.start();
     assert_eq!(drain(&mut follow), ["cancel", r#"list after "" at 0"#]);
+}
+
+#[test]
+fn the_room_for_a_page_is_given_back() {
+    let mut follow = Follow::new("a/", 4000);
+    follow.start();
+    let keys: Vec<String> = (0..4000).map(|n| format!("a/{n}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    follow.handle(STORE, page(&keys, false, 10));
+    assert_eq!(drain(&mut follow).len(), 1 + 1 + 4000 + 2);
+    assert!(follow.out.capacity() <= KEPT_OUTPUTS, "{}", follow.out.capacity());
+}
+
+#[test]
+fn a_revision_that_no_store_can_have_overflows_nothing() {
+    let mut follow = Follow::new("a/", 2);
+    follow.start();
+    follow.handle(STORE, page(&[], false, Revision::MAX));
+    assert_eq!(
+        drain(&mut follow)[1..],
+        ["relisting".to_owned(), format!("listed {0}", Revision::MAX), format!("watch {}", Revision::MAX)]
+    );
 }

@@ -293,7 +293,8 @@ impl GroupState {
         if self.spec.prefixes.is_empty() { self.touch_all() } else { Vec::new() }
     }
 
-    /// Wanted again before it was forgotten. What is not said again before `listed` goes.
+    /// Wanted again before it was forgotten: keys to queue. They are deleted if they come to be written before the
+    /// caller has said them again; what else is found in the store goes with `listed`.
     pub(super) fn revive(&mut self, spec: Group) -> Vec<Arc<str>> {
         self.spec = spec;
         self.leaving = false;

@@ -55,7 +55,7 @@ impl Bench {
     }
 
     fn wait(&mut self, time: Duration) {
-        self.now = self.now.after(time);
+        self.now = Now { at: self.now.at + time, wall: self.now.wall + time };
         self.twin.tick(self.now.at);
         self.settle();
     }
@@ -348,6 +348,26 @@ fn silence_makes_it_wait_longer_each_time_and_ask_little() {
     bench.wait(Duration::from_secs(30));
     assert_eq!(bench.store("n/").len(), 1000);
     assert_eq!(bench.publish.stats().last_error, None);
+}
+
+#[test]
+fn what_failed_is_tried_again_when_the_pause_is_over() {
+    let mut bench = Bench::new(settings());
+    let id = bench.publish.add_group(nodes());
+    bench.publish.listed(id);
+    bench.settle();
+    bench.wait(Duration::from_secs(1));
+    assert!(bench.synced());
+    bench.twin.set_reachable(S, false);
+    bench.publish.set(id, "n/1", value("a"));
+    bench.settle();
+    // The next refresh of the lease is minutes away.
+    let wait = bench.publish.deadline().unwrap() - bench.now.at;
+    assert!(wait <= settings().retry_first, "{wait:?}");
+    bench.twin.set_reachable(S, true);
+    bench.wait(wait);
+    assert_eq!(bench.store("n/"), ["n/1=a"]);
+    assert!(bench.publish.deadline().unwrap() > bench.now.at, "nothing is due, and nobody spins");
 }
 
 #[test]

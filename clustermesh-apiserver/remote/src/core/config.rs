@@ -75,7 +75,11 @@ impl Remote {
             }
             (Step::Reading(_), Ok(info)) if self.known.as_deref() != Some(&info) => Err(Ending::Changed),
             // One that cannot be read now does not make the old one wrong: a cluster that goes away removes its first.
-            (Step::Reading(_) | Step::Reserving { .. } | Step::Greeting, _) => Ok(()),
+            (Step::Reading(_), Err(problem)) => {
+                self.last_failure = Some((now, problem.into()));
+                Ok(())
+            }
+            (Step::Reading(_), Ok(_)) | (Step::Reserving { .. } | Step::Greeting, _) => Ok(()),
         }
     }
 

@@ -34,7 +34,7 @@ pub(crate) struct Reader {
     admitted: bool,
     /// The consumer may hold entries of it.
     told: bool,
-    /// Keys that are no names.
+    /// Keys that are no names: what the last listing named of them, and puts since.
     pub(crate) unreadable: u64,
     /// When an entry was last put or deleted.
     pub(crate) last_change: Option<Duration>,
@@ -146,7 +146,7 @@ impl Kinds {
 
     /// Voids what outlives no long silence: what traffic is sent by. Who is who stays.
     pub(crate) fn expire(&mut self, out: &mut VecDeque<Output>) {
-        for kind in [Kind::Services, Kind::EndpointSlices, Kind::ServiceExports] {
+        for kind in Kind::ALL.into_iter().filter(|kind| expires_in_silence(*kind)) {
             self.empty(kind, out);
         }
     }
@@ -163,10 +163,16 @@ impl Kinds {
         reader.lane.stop();
         reader.lane.forget();
         reader.tally.clear();
+        reader.unreadable = 0;
         if std::mem::take(&mut reader.told) {
             out.extend([Output::Tell(Change::Relisting(kind)), Output::Tell(Change::Listed(kind))]);
         }
     }
+}
+
+/// Traffic is sent by it, so that it is void after `--clustermesh-cache-ttl`.
+pub(super) fn expires_in_silence(kind: Kind) -> bool {
+    matches!(kind, Kind::Services | Kind::EndpointSlices | Kind::ServiceExports)
 }
 
 impl Reader {
@@ -192,6 +198,7 @@ impl Reader {
         match said {
             Said::Relisting => {
                 self.tally.relisting();
+                self.unreadable = 0;
                 self.told = true;
                 desk.tell(Change::Relisting(kind));
             }
@@ -212,6 +219,8 @@ impl Reader {
                 self.tally.listed();
                 desk.tell(Change::Listed(kind));
             }
+            // The status of the kind names the lane's problem.
+            Said::Stumbled => {}
         }
     }
 

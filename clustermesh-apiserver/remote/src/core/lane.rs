@@ -16,6 +16,7 @@ pub(crate) struct Lane {
     /// It stumbled and is started again then.
     retry: Option<Duration>,
     stumbles: u32,
+    /// Why it stumbled, until it watches again. Of the present session: another one may find it mended.
     problem: Option<String>,
     /// When the newest listing was asked for.
     list_asked: Option<Duration>,
@@ -26,8 +27,15 @@ pub(crate) struct Lane {
 pub(crate) enum Said {
     Relisting,
     Put(Entry),
-    Deleted { key: Bytes, revision: Revision },
-    Listed { revision: Revision },
+    Deleted {
+        key: Bytes,
+        revision: Revision,
+    },
+    Listed {
+        revision: Revision,
+    },
+    /// It cannot be read for now; [`Lane::problem`] says why.
+    Stumbled,
 }
 
 /// The wait after the first stumble; doubles up to [`LONGEST_RETRY`].
@@ -86,13 +94,13 @@ impl Lane {
     pub(crate) fn pause(&mut self) {
         self.follow.stop();
         while self.follow.poll().is_some() {}
-        (self.ticket, self.retry, self.stumbles) = (None, None, 0);
+        (self.ticket, self.retry, self.stumbles, self.problem) = (None, None, 0, None);
     }
 
     /// Ends what runs in this session.
     pub(crate) fn stop(&mut self) {
         self.follow.stop();
-        self.retry = None;
+        (self.retry, self.problem) = (None, None);
     }
 
     /// Begins, unless it runs or waits after a stumble.
@@ -139,7 +147,7 @@ impl Lane {
                 Told::Listed { revision } => Said::Listed { revision },
                 Told::Interrupted(failure) => {
                     self.stumbled(desk.now, failure)?;
-                    continue;
+                    Said::Stumbled
                 }
             }));
         }

@@ -9,7 +9,7 @@ use causeway_mesh_schema::{ClusterName, HEARTBEAT, Kind, Layout, cluster_config_
 
 use super::config::Asking;
 use super::desk::{Asked, Desk, single};
-use super::kinds::Kinds;
+use super::kinds::{Kinds, expires_in_silence};
 use super::lane::{Lane, Said};
 use super::{Ending, Output, Remote, State, Verdict};
 use crate::change::{Change, RemoteInfo};
@@ -73,8 +73,9 @@ impl Source {
         Source { lane: Lane::new(key.clone(), page), key, silent: false }
     }
 
-    /// Passes on whether the one that is copied is silent.
-    fn pump(&mut self, desk: &mut Desk<'_>, silent: &mut bool) -> Result<(), Failure> {
+    /// Passes on whether the one that is copied is silent. True if it stumbled.
+    fn pump(&mut self, desk: &mut Desk<'_>, silent: &mut bool) -> Result<bool, Failure> {
+        let mut stumbled = false;
         self.lane.start(desk.now);
         while let Some(said) = self.lane.poll(desk)? {
             match said {
@@ -84,12 +85,13 @@ impl Source {
                 // Another cluster's, whose name begins with this one's.
                 Said::Put(_) | Said::Deleted { .. } => {}
                 Said::Listed { .. } => *silent = self.silent,
+                Said::Stumbled => stumbled = true,
             }
             if self.lane.is_watching() {
                 *silent = self.silent;
             }
         }
-        Ok(())
+        Ok(stumbled)
     }
 
     /// It has said what there is to say, or cannot.
@@ -226,21 +228,33 @@ impl Remote {
     pub(super) fn pump(&mut self, now: Duration) -> Verdict {
         self.greet(now)?;
         let expired = self.is_expired(now);
-        let Remote { state: State::Open(open), kinds, out, ticket, source_silent, .. } = self else { return Ok(()) };
+        let Remote { state: State::Open(open), kinds, out, ticket, source_silent, name, last_failure, .. } = self
+        else {
+            return Ok(());
+        };
         let Open { asked, step: Step::Reading(reading), .. } = &mut **open else { return Ok(()) };
         let mut desk = Desk { now, asked, ticket, out };
-        if let Some(source) = &mut reading.source {
-            source.pump(&mut desk, source_silent).map_err(broken)?;
+        // No kind's status says it: a kind without its canary just waits, and the source's silence belongs to none.
+        let mut stumbled = |lane: &Lane| {
+            let problem = lane.problem().unwrap_or_default();
+            *last_failure = Some((now, format!("reading {} of {name}: {problem}", lane.prefix()).into()));
+        };
+        if let Some(source) = &mut reading.source
+            && source.pump(&mut desk, source_silent).map_err(broken)?
+        {
+            stumbled(&source.lane);
         }
         if let Some(lane) = &mut reading.canaries {
             lane.start(now);
             while let Some(said) = lane.poll(&mut desk).map_err(broken)? {
-                if let Said::Put(entry) = said {
-                    kinds.canary(&entry.key);
+                match said {
+                    Said::Put(entry) => kinds.canary(&entry.key),
+                    Said::Stumbled => stumbled(lane),
+                    Said::Relisting | Said::Deleted { .. } | Said::Listed { .. } => {}
                 }
             }
         }
-        kinds.start(now, reading.wanted.iter().filter(|kind| !(expired && outlives_no_silence(**kind))));
+        kinds.start(now, reading.wanted.iter().filter(|kind| !(expired && expires_in_silence(**kind))));
         kinds.pump(&mut desk).map_err(broken)?;
         if kinds.are_watching(&reading.wanted) {
             kinds.retain(&reading.wanted, out);
@@ -263,7 +277,7 @@ impl Remote {
                     *config = Some(desk.submit(Op::Get { key: cluster_config_key(name) }));
                     *step = Step::Asking { asking: Asking::new(now, settings), revision };
                 }
-                Said::Relisting | Said::Put(_) | Said::Deleted { .. } | Said::Listed { .. } => {}
+                Said::Relisting | Said::Put(_) | Said::Deleted { .. } | Said::Listed { .. } | Said::Stumbled => {}
             }
         }
         heartbeat.problem().map_or(Ok(()), |problem| failed(format!("reading {HEARTBEAT} of {name}: {problem}")))
@@ -305,11 +319,6 @@ impl Open {
         let source = source.map(|source| &mut source.lane);
         canaries.into_iter().chain(source).chain([&mut self.heartbeat]).find(|lane| lane.owns(ticket))
     }
-}
-
-/// Traffic is sent by it, so that it is void after `--clustermesh-cache-ttl`.
-pub(super) fn outlives_no_silence(kind: Kind) -> bool {
-    matches!(kind, Kind::Services | Kind::EndpointSlices | Kind::ServiceExports)
 }
 
 pub(super) fn failed(message: String) -> Verdict {

@@ -7,7 +7,7 @@ mod transitions;
 use causeway_mesh_kv::SessionId;
 use causeway_mesh_schema::{Capabilities, ExportMode, HEARTBEAT, Kind, Layout, cluster_config_key};
 
-use self::rig::{Rig, name};
+use self::rig::{Rig, Trouble, name};
 use super::*;
 use crate::settings::ServiceMode;
 
@@ -232,6 +232,57 @@ fn bad_configurations_are_waited_for_and_named() {
 }
 
 #[test]
+fn a_configuration_that_became_bad_is_named_and_ends_nothing() {
+    let mut rig = Rig::new();
+    rig.furnish();
+    rig.settle();
+    rig.told();
+    rig.config(300);
+    rig.pass(20 * S, true);
+    assert_eq!((rig.told().as_str(), rig.phase(), rig.sessions), ("", Phase::Ready, 1));
+    assert!(rig.failure().contains("300 is no cluster id"), "{}", rig.failure());
+    assert_eq!(rig.remote.stats(rig.now).failures, 0);
+}
+
+#[test]
+fn canaries_and_silence_that_cannot_be_read_are_named() {
+    let silence = causeway_mesh_schema::silence_key(&name());
+    for (prefix, phase) in [("cilium/synced/c2/", Phase::Syncing), (silence.as_str(), Phase::Ready)] {
+        let mut rig = Rig::new();
+        rig.can.cached = true;
+        rig.beat();
+        rig.config(2);
+        rig.canary(Kind::Nodes, Layout::Cache);
+        rig.canary(Kind::Services, Layout::Cache);
+        rig.trouble = Some((prefix.to_owned(), Trouble::Denied));
+        rig.pass(20 * S, true);
+        assert_eq!((rig.phase(), rig.failure()), (phase, format!("reading {prefix} of c2: permission denied")));
+        rig.trouble = None;
+        rig.pass(30 * S, true);
+        assert_eq!((rig.phase(), rig.remote.stats(rig.now).stage), (Phase::Ready, Stage::Fresh));
+    }
+}
+
+#[test]
+fn a_problem_does_not_outlive_its_session() {
+    let mut rig = Rig::new();
+    rig.furnish();
+    rig.settle();
+    rig.told();
+    let nodes = Kind::Nodes.prefix(Layout::State, &name());
+    rig.trouble = Some((nodes.clone(), Trouble::Denied));
+    rig.twin.disconnect(SessionId(1));
+    rig.pass(S, false);
+    assert_eq!(rig.told(), "silent, fresh", "what cannot be read holds nothing up");
+    assert_eq!(rig.remote.stats(rig.now).kinds[0].problem.as_deref(), Some("permission denied"));
+    rig.trouble = Some((nodes, Trouble::NeverAnswered));
+    rig.twin.disconnect(SessionId(2));
+    rig.pass(S, false);
+    assert_eq!((rig.told().as_str(), rig.sessions), ("silent", 3), "nothing is known in the new session");
+    assert_eq!(rig.remote.stats(rig.now).kinds[0].problem, None);
+}
+
+#[test]
 fn silence_has_stages() {
     let mut rig = Rig::new();
     rig.furnish();
@@ -373,4 +424,15 @@ fn keys_that_are_no_names_are_counted() {
     rig.settle();
     let nodes = rig.remote.stats(rig.now).kinds.remove(0);
     assert_eq!((nodes.kind, nodes.entries, nodes.unreadable), (Kind::Nodes, 1, 1));
+    // Listed again, they are the same keys.
+    rig.told();
+    rig.twin.disconnect(SessionId(1));
+    rig.settle();
+    rig.beat();
+    rig.beat();
+    let newest = rig.twin.revision();
+    rig.twin.compact(newest);
+    rig.pass(S, false);
+    assert!(rig.told().contains("]nodes"));
+    assert_eq!(rig.remote.stats(rig.now).kinds.remove(0).unreadable, 1);
 }

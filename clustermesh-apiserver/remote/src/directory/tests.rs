@@ -147,6 +147,48 @@ fn a_file_that_became_bad_takes_no_connection_down() {
     assert_eq!(files.scan(), "-c2");
 }
 
+#[test]
+fn a_file_that_cannot_be_read_takes_no_connection_down() {
+    let mut files = Files::new();
+    let path = files.dir.path().join("c2");
+    files.write("c2", GOOD);
+    assert_eq!(files.scan(), "+c2");
+    let unread = |files: &mut Files, what: &str| {
+        assert_eq!(files.scan(), "", "{what}");
+        let problems = files.problems();
+        assert!(problems.len() == 1 && problems[0].starts_with("c2: ") && problems[0].contains(what), "{problems:?}");
+    };
+    files.write("c2", &format!("{GOOD}#{}", "x".repeat(64 << 10)));
+    unread(&mut files, "longer than 65536 bytes");
+    // Root may read everything, but not follow a link in a circle.
+    fs::remove_file(&path).unwrap();
+    symlink("c2", &path).unwrap();
+    unread(&mut files, "make the file readable");
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    unread(&mut files, "not a regular file");
+    fs::remove_dir(&path).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    unread(&mut files, "not a regular file");
+    fs::remove_file(&path).unwrap();
+    files.write("c2", GOOD);
+    assert_eq!((files.scan().as_str(), files.problems().len()), ("", 0), "the same as before");
+    fs::remove_file(&path).unwrap();
+    assert_eq!(files.scan(), "-c2");
+}
+
+#[test]
+fn a_new_file_that_is_too_long_is_named_if_it_is_named_as_a_cluster() {
+    let mut files = Files::new();
+    let long = "x".repeat(65 << 10);
+    files.write("c2", &long);
+    files.write("bundle.crt", &long);
+    files.write("own", &long);
+    assert_eq!(files.scan(), "");
+    let problems = files.problems();
+    assert!(problems.len() == 1 && problems[0].starts_with("c2: longer than"), "{problems:?}");
+}
+
 /// Kubelet projects a Secret so: names link to `..data/name`, and `..data` links to a directory that is swapped.
 #[test]
 fn kubelets_swap_is_seen_through() {
@@ -176,6 +218,27 @@ async fn a_written_file_wakes_the_watch() {
     let limit = std::time::Duration::from_secs(20);
     for name in ["c2", "c3"] {
         files.write(name, GOOD);
+        tokio::time::timeout(limit, watch.changed()).await.expect("inotify is faster than the fallback");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_is_made_again_is_watched_again() {
+    for moved in [false, true] {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("mesh");
+        fs::create_dir(&path).unwrap();
+        let mut watch = Watch::new(&path);
+        if moved {
+            fs::rename(&path, parent.path().join("old")).unwrap();
+        } else {
+            fs::remove_dir(&path).unwrap();
+        }
+        fs::create_dir(&path).unwrap();
+        // Until all that has happened so far is known.
+        while tokio::time::timeout(std::time::Duration::from_millis(500), watch.changed()).await.is_ok() {}
+        fs::write(path.join("c2"), GOOD).unwrap();
+        let limit = std::time::Duration::from_secs(20);
         tokio::time::timeout(limit, watch.changed()).await.expect("inotify is faster than the fallback");
     }
 }

@@ -1,8 +1,13 @@
 //! When to read the directory again: after inotify has spoken and fallen silent, and now and then in any case.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -20,30 +25,41 @@ const UNWATCHED: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Watch {
     path: PathBuf,
-    watcher: Option<RecommendedWatcher>,
+    armed: Option<Armed>,
     events: mpsc::Receiver<()>,
     wake: mpsc::Sender<()>,
+}
+
+/// inotify watches an inode, whatever the path leads to later.
+#[derive(Debug)]
+struct Armed {
+    /// Ends the watch when dropped.
+    _watcher: RecommendedWatcher,
+    inode: Option<(u64, u64)>,
+    /// The directory itself was removed or moved: the one that takes its place may get its inode's number.
+    lost: Arc<AtomicBool>,
 }
 
 impl Watch {
     pub(crate) fn new(path: &Path) -> Watch {
         // One word is enough to say that something happened.
         let (wake, events) = mpsc::channel(1);
-        let mut watch = Watch { path: path.to_owned(), watcher: None, events, wake };
+        // Absolute, as it stands in the events.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let mut watch = Watch { path, armed: None, events, wake };
         watch.arm();
         watch
     }
 
     /// Waits until the directory is worth reading again. Cancel-safe: at worst it is read once more, or a moment later.
     pub(crate) async fn changed(&mut self) {
-        let watched = self.watcher.is_some();
-        let next = Instant::now() + if watched { WATCHED } else { UNWATCHED };
+        let next = Instant::now() + if self.armed.is_some() { WATCHED } else { UNWATCHED };
         tokio::select! {
             _ = self.events.recv() => self.settle().await,
             () = sleep_until(next) => {}
         }
-        // A directory that was removed and made again needs a new watch; so does one that has just been made.
-        if !watched || !self.path.is_dir() {
+        // Before it is read, so that nothing falls between. One that has just been made needs its first watch.
+        if !self.armed.as_ref().is_some_and(|armed| armed.stands(&self.path)) {
             self.arm();
         }
     }
@@ -58,24 +74,42 @@ impl Watch {
     }
 
     fn arm(&mut self) {
-        let wake = self.wake.clone();
+        let lost = Arc::new(AtomicBool::new(false));
+        let (wake, path, loses) = (self.wake.clone(), self.path.clone(), Arc::clone(&lost));
         let tell = move |event: notify::Result<notify::Event>| {
             // Reading a file is an event too; a scan must not wake itself.
-            if event.is_ok_and(|event| !event.kind.is_access()) {
-                // Full: it is being told already.
-                let _ = wake.try_send(());
+            let Some(event) = event.ok().filter(|event| !event.kind.is_access()) else { return };
+            let ends = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+            if ends && event.paths.contains(&path) {
+                loses.store(true, Ordering::Relaxed);
             }
+            // Full: it is being told already.
+            let _ = wake.try_send(());
         };
+        // Before it is watched: if another takes its place in between, that is seen as a change.
+        let inode = inode(&self.path);
         let armed = notify::recommended_watcher(tell).and_then(|mut watcher| {
             watcher.watch(&self.path, RecursiveMode::NonRecursive)?;
-            Ok(watcher)
+            Ok(Armed { _watcher: watcher, inode, lost })
         });
-        self.watcher = match armed {
-            Ok(watcher) => Some(watcher),
+        self.armed = match armed {
+            Ok(armed) => Some(armed),
             Err(error) => {
                 tracing::debug!(path = %self.path.display(), %error, "the directory cannot be watched yet");
                 None
             }
         };
     }
+}
+
+impl Armed {
+    /// What is watched is still what the path leads to.
+    fn stands(&self, path: &Path) -> bool {
+        !self.lost.load(Ordering::Relaxed) && self.inode.is_some() && self.inode == inode(path)
+    }
+}
+
+/// Device and number of what the path leads to.
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }

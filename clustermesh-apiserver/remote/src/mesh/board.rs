@@ -89,6 +89,21 @@ impl Board {
         }
     }
 
+    /// Its task reads no more. What it told stays in force, and so does its number.
+    pub(crate) fn fail(&self, cluster: &ClusterName, problem: String) {
+        let now = self.now();
+        let mut state = self.lock();
+        if let Some(Snapshot { stats, session, .. }) = state.remotes.get_mut(cluster) {
+            (stats.phase, stats.connected, *session) = (Phase::Waiting, None, None);
+            stats.kinds.iter_mut().for_each(|kind| kind.synced = false);
+            stats.silent_since.get_or_insert(now);
+            stats.failures += 1;
+            stats.last_failure = Some((now, problem.into()));
+        }
+        drop(state);
+        self.wake();
+    }
+
     /// Its task has ended.
     pub(crate) fn gone(&self, cluster: &ClusterName) {
         let mut state = self.lock();

@@ -1,11 +1,12 @@
 //! Reads the directory, and starts, redirects and ends the tasks of remote clusters.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use causeway_mesh_kv::Connect;
 use causeway_mesh_schema::ClusterName;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 
 use super::Options;
@@ -42,9 +43,11 @@ pub(crate) async fn run(options: Options, board: Arc<Board>, factory: Factory) {
                 tracing::warn!(%path, %error, "cannot read the clustermesh configuration; all clusters stay as they are");
             }
         }
+        // Not begun anew for every task that ends: it may have taken the only event, and be waiting for quiet.
+        let mut changed = pin!(watch.changed());
         loop {
             tokio::select! {
-                () = watch.changed() => break,
+                () = &mut changed => break,
                 Some(ended) = remotes.tasks.join_next_with_id() => remotes.ended(match ended {
                     Ok((id, ())) => id,
                     Err(error) => error.id(),
@@ -64,14 +67,10 @@ struct Remotes {
 
 struct Running {
     task: Id,
-    commands: mpsc::Sender<Command>,
+    command: watch::Sender<Command>,
     /// It is being removed; and what comes after, if its file has appeared again.
     ending: Option<Option<Connect>>,
 }
-
-/// Commands that wait for a task. A task that does not take them within so many changes of its file is stuck, and more
-/// of them would not help: the last file is read again when it ends.
-const COMMANDS: usize = 64;
 
 impl Remotes {
     fn follow(&mut self, difference: Difference) {
@@ -79,7 +78,7 @@ impl Remotes {
             Difference::Added(name, connect) | Difference::Changed(name, connect) => {
                 match self.running.get_mut(&name) {
                     Some(Running { ending: Some(next), .. }) => *next = Some(connect),
-                    Some(running) => send(&name, &running.commands, Command::Connect(connect)),
+                    Some(running) => drop(running.command.send_replace(Command::Connect(Arc::new(connect)))),
                     None => self.start(name, connect),
                 }
             }
@@ -87,7 +86,7 @@ impl Remotes {
                 Some(Running { ending: Some(next), .. }) => *next = None,
                 Some(running) => {
                     running.ending = Some(None);
-                    send(&name, &running.commands, Command::Remove);
+                    running.command.send_replace(Command::Remove);
                 }
                 None => {}
             },
@@ -96,10 +95,11 @@ impl Remotes {
 
     fn start(&mut self, name: ClusterName, connect: Connect) {
         let sink = (self.factory)(&name);
+        let connect = Arc::new(connect);
+        let (command, commands) = watch::channel(Command::Connect(Arc::clone(&connect)));
         let task = Task::new(name.clone(), connect, Arc::clone(&self.settings), Arc::clone(&self.board), sink);
-        let (commands, receiver) = mpsc::channel(COMMANDS);
-        let task = self.tasks.spawn(task.run(receiver)).id();
-        self.running.insert(name, Running { task, commands, ending: None });
+        let task = self.tasks.spawn(task.run(commands)).id();
+        self.running.insert(name, Running { task, command, ending: None });
     }
 
     fn ended(&mut self, task: Id) {
@@ -109,19 +109,10 @@ impl Remotes {
         };
         let next = self.running.remove(&name).and_then(|running| running.ending);
         self.board.gone(&name);
-        match next {
-            Some(Some(connect)) => self.start(name, connect),
-            Some(None) => tracing::info!(cluster = %name, "remote cluster removed"),
-            // Only a panic, of the sink or of ours, ends a task that was not asked to.
-            None => {
-                tracing::error!(cluster = %name, "the reader of a remote cluster stopped; remove its file and add it again");
-            }
+        match next.flatten() {
+            Some(connect) => self.start(name, connect),
+            // It was asked to: a panic alone ends no task.
+            None => tracing::info!(cluster = %name, "remote cluster removed"),
         }
-    }
-}
-
-fn send(name: &ClusterName, commands: &mpsc::Sender<Command>, command: Command) {
-    if let Err(error) = commands.try_send(command) {
-        tracing::error!(cluster = %name, %error, "the reader of a remote cluster does not listen");
     }
 }

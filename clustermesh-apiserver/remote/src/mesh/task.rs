@@ -1,22 +1,25 @@
 //! The task of one remote cluster: waits, feeds, drains.
 
+use std::any::Any;
 use std::hash::{BuildHasher, RandomState};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use causeway_mesh_kv::{Connect, Reply, Session};
 use causeway_mesh_schema::ClusterName;
-use tokio::sync::mpsc;
+use futures::FutureExt as _;
+use tokio::sync::watch;
 
 use super::board::{Board, Snapshot};
-use crate::change::Sink;
+use crate::change::{Change, Sink};
 use crate::core::{Input, Output, Phase, Remote};
 use crate::settings::Settings;
 
-/// What the directory wants of a running task.
+/// What the directory wants of a running task. Only the latest counts, so it is kept in a cell and not in a queue.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Reach it this way from now on.
-    Connect(Connect),
+    Connect(Arc<Connect>),
     /// Forget it and end.
     Remove,
 }
@@ -34,35 +37,59 @@ pub(crate) struct Task {
 impl Task {
     pub(crate) fn new(
         name: ClusterName,
-        connect: Connect,
+        connect: Arc<Connect>,
         settings: Arc<Settings>,
         board: Arc<Board>,
         sink: Box<dyn Sink>,
     ) -> Task {
         let seed = RandomState::new().hash_one(name.as_str());
         let remote = Remote::new(name.clone(), settings, seed, board.now());
-        Task { name, board, sink, connect: Arc::new(connect), remote, session: None, phase: Phase::Waiting }
+        Task { name, board, sink, connect, remote, session: None, phase: Phase::Waiting }
     }
 
     /// Until it is removed. `commands` closed means the same as the mesh dropped: end without a word.
-    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(crate) async fn run(mut self, mut commands: watch::Receiver<Command>) {
+        // Only a panic, of the sink or of ours, keeps it from reading on. After it nothing of the machine is used.
+        if let Err(panic) = AssertUnwindSafe(self.read(&mut commands)).catch_unwind().await {
+            self.fail(&*panic);
+            self.await_removal(&mut commands).await;
+        }
+    }
+
+    async fn read(&mut self, commands: &mut watch::Receiver<Command>) {
         while self.drain() {
             self.publish();
             let now = self.board.now();
             let Some(deadline) = self.remote.deadline(now) else { return };
             let input = tokio::select! {
                 reply = next(&mut self.session) => Input::Reply(reply),
-                command = commands.recv() => match command {
-                    Some(Command::Remove) => Input::Remove,
-                    Some(Command::Connect(connect)) => {
-                        self.connect = Arc::new(connect);
+                changed = commands.changed() => match (changed, &*commands.borrow_and_update()) {
+                    (Err(_), _) => return,
+                    (Ok(()), Command::Remove) => Input::Remove,
+                    (Ok(()), Command::Connect(connect)) => {
+                        self.connect = Arc::clone(connect);
                         Input::Reconnect
                     }
-                    None => return,
                 },
                 () = tokio::time::sleep_until(self.board.instant(deadline).into()) => Input::Tick,
             };
             self.remote.handle(self.board.now(), input);
+        }
+    }
+
+    /// What it told stays told, as in any silence, and its number stays its. Said in the status.
+    fn fail(&mut self, panic: &(dyn Any + Send)) {
+        self.session = None;
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("no reason given");
+        tracing::error!(cluster = %self.name, panic = text, "the reader of a remote cluster stopped");
+        self.board.fail(&self.name, format!("its reader stopped: {text}; remove the cluster's file and add it again"));
+    }
+
+    /// The sink hears the end that the machine cannot tell any more.
+    async fn await_removal(&mut self, commands: &mut watch::Receiver<Command>) {
+        if commands.wait_for(|command| matches!(command, Command::Remove)).await.is_ok() {
+            self.sink.apply(Change::Forget);
         }
     }
 

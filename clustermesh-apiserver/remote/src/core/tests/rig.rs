@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use causeway_mesh_kv::{SessionId, Twin};
+use causeway_mesh_kv::{FailureKind, Outcome, SessionId, Twin};
 use causeway_mesh_schema::{Capabilities, ClusterConfig, HEARTBEAT, Kind, Layout, cluster_config_key};
 
 use super::*;
@@ -24,10 +24,20 @@ pub(super) struct Rig {
     pub(super) refuse: Option<&'static str>,
     /// The store takes requests and answers nothing.
     pub(super) mute: bool,
+    /// Lists and watches of this prefix are treated so.
+    pub(super) trouble: Option<(String, Trouble)>,
+    /// Answers that the store does not give.
+    denials: Vec<Reply>,
     /// Nobody can connect.
     pub(super) cut: bool,
     pub(super) can: Capabilities,
     pub(super) beats: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Trouble {
+    Denied,
+    NeverAnswered,
 }
 
 pub(super) fn name() -> ClusterName {
@@ -51,6 +61,8 @@ impl Rig {
             told: Vec::new(),
             refuse: None,
             mute: false,
+            trouble: None,
+            denials: Vec::new(),
             cut: false,
             can: Capabilities { synced_canaries: true, ..Capabilities::default() },
             beats: 0,
@@ -95,7 +107,8 @@ impl Rig {
         self.input(Input::Tick);
         while !self.mute {
             let Some(session) = self.session else { break };
-            let replies = self.twin.take(SessionId(session));
+            let mut replies = self.twin.take(SessionId(session));
+            replies.append(&mut self.denials);
             if replies.is_empty() {
                 break;
             }
@@ -142,7 +155,16 @@ impl Rig {
                 Output::Submit(ticket, op) => {
                     self.asked.push(short(&op));
                     let session = self.session.expect("asked within a session");
-                    self.twin.submit(SessionId(session), ticket, op, self.base + self.now);
+                    match self.trouble_with(&op) {
+                        Some(Trouble::Denied) => {
+                            let failure =
+                                Failure { kind: FailureKind::Denied, message: "permission denied".to_owned() };
+                            let store = self.twin.store();
+                            self.denials.push(Reply { ticket, store, outcome: Outcome::Failed(failure) });
+                        }
+                        Some(Trouble::NeverAnswered) => {}
+                        None => self.twin.submit(SessionId(session), ticket, op, self.base + self.now),
+                    }
                 }
                 Output::Reserve(id) => {
                     self.told.push(format!("reserve {id}"));
@@ -154,6 +176,11 @@ impl Rig {
                 Output::Gone => self.told.push("gone".to_owned()),
             }
         }
+    }
+
+    fn trouble_with(&self, op: &Op) -> Option<Trouble> {
+        let (Op::List { prefix, .. } | Op::Watch { prefix, .. }) = op else { return None };
+        self.trouble.as_ref().filter(|(of, _)| of == prefix).map(|(_, trouble)| *trouble)
     }
 
     pub(super) fn phase(&self) -> Phase {
