@@ -34,6 +34,11 @@ impl<O: Ord + Clone, K: Ord + Clone, V> Claims<O, K, V> {
         touched
     }
 
+    /// All who claim something.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = &O> {
+        self.by_owner.keys()
+    }
+
     /// The claim in force.
     pub(crate) fn get(&self, key: &K) -> Option<(&O, &V)> {
         self.by_key.get(key)?.first_key_value()

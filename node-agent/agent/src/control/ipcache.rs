@@ -7,7 +7,7 @@ pub(crate) mod remote;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use causeway_api::cni::Attachment;
@@ -135,7 +135,7 @@ impl Controller {
     }
 
     pub(crate) fn update(&mut self, changed: Changed) {
-        for key in keys_of(changed.nodes, &self.inputs.nodes) {
+        for key in self.nodes(changed.nodes) {
             let (addresses, cidrs) = match self.inputs.nodes.get(&key) {
                 Some(node) => (self.node_addresses(&key, &node), pod_cidrs(&node)),
                 None => (BTreeMap::new(), BTreeMap::new()),
@@ -143,14 +143,14 @@ impl Controller {
             self.set(&Source::Node(key.clone()), addresses);
             self.set(&Source::PodCidrs(key), cidrs);
         }
-        for key in keys_of(changed.endpoints, &self.inputs.endpoints) {
+        for key in self.endpoints(changed.endpoints) {
             let rows = self.inputs.endpoints.get(&key).map(|e| {
                 let ips = e.ipv4.map(IpAddr::from).into_iter().chain(e.ipv6.map(IpAddr::from));
                 hosts(ips, IpcacheEntry { identity: e.identity, in_cluster: true })
             });
             self.set(&Source::LocalEndpoint(key), rows.unwrap_or_default());
         }
-        for key in keys_of(changed.remote_endpoints, &self.inputs.remote_endpoints) {
+        for key in self.remote_endpoints(changed.remote_endpoints) {
             let rows =
                 self.inputs.remote_endpoints.get(&key).map(|e| {
                     hosts(e.addresses.iter().copied(), IpcacheEntry { identity: e.identity, in_cluster: true })
@@ -160,7 +160,7 @@ impl Controller {
         if changed.api_server {
             self.update_api_server();
         }
-        for key in keys_of(changed.remote_nodes, &self.inputs.remote_nodes) {
+        for key in self.remote_nodes(changed.remote_nodes) {
             let (addresses, cidrs) = match self.inputs.remote_nodes.get(&key) {
                 Some(node) => (remote_addresses(&node), self.remote_cidrs(&node)),
                 None => (BTreeMap::new(), BTreeMap::new()),
@@ -171,6 +171,38 @@ impl Controller {
         if changed.synced {
             self.out.mark_synced();
         }
+    }
+
+    fn nodes(&self, changes: Changes<Key>) -> Vec<Key> {
+        let known = self.claims.owners().filter_map(|source| match source {
+            Source::Node(key) | Source::PodCidrs(key) => Some(key.clone()),
+            _ => None,
+        });
+        keys_of(changes, &self.inputs.nodes, known)
+    }
+
+    fn endpoints(&self, changes: Changes<Attachment>) -> Vec<Attachment> {
+        let known = self.claims.owners().filter_map(|source| match source {
+            Source::LocalEndpoint(key) => Some(key.clone()),
+            _ => None,
+        });
+        keys_of(changes, &self.inputs.endpoints, known)
+    }
+
+    fn remote_endpoints(&self, changes: Changes<Key>) -> Vec<Key> {
+        let known = self.claims.owners().filter_map(|source| match source {
+            Source::RemoteEndpoint(key) => Some(key.clone()),
+            _ => None,
+        });
+        keys_of(changes, &self.inputs.remote_endpoints, known)
+    }
+
+    fn remote_nodes(&self, changes: Changes<RemoteNodeKey>) -> Vec<RemoteNodeKey> {
+        let known = self.claims.owners().filter_map(|source| match source {
+            Source::RemoteNode(key) | Source::RemotePodCidrs(key) => Some(key.clone()),
+            _ => None,
+        });
+        keys_of(changes, &self.inputs.remote_nodes, known)
     }
 
     /// The API server's own addresses: backends of `default/kubernetes`. They may be outside of the cluster's nodes, so
@@ -216,12 +248,19 @@ pub(crate) fn api_server() -> Key {
     Key::new("default", "kubernetes")
 }
 
-fn keys_of<K: Ord + Clone, V: PartialEq>(changes: Changes<K>, table: &Shared<K, V>) -> Vec<K> {
+/// The objects to look at; `known`: those that claim something.
+fn keys_of<K: Ord + Clone, V: PartialEq>(
+    changes: Changes<K>,
+    table: &Shared<K, V>,
+    known: impl Iterator<Item = K>,
+) -> Vec<K> {
     match changes {
         Changes::Keys(keys) => keys,
-        // Deletions from far back are forgotten. The claims of a deleted object then stay until the agent restarts:
-        // 4,096 deletions within one wake-up do not happen, and the identity of a vanished address is of no use.
-        Changes::Reset => table.read(|t: &Table<K, V>| t.iter().map(|(k, _)| k.clone()).collect()),
+        // The table has forgotten who was deleted; the claims have not.
+        Changes::Reset => {
+            let there = table.read(|t: &Table<K, V>| t.iter().map(|(k, _)| k.clone()).collect::<BTreeSet<K>>());
+            there.into_iter().chain(known).collect::<BTreeSet<K>>().into_iter().collect()
+        }
     }
 }
 

@@ -143,3 +143,37 @@ fn nodes_of_other_clusters_are_reached_natively_and_come_after_ours() {
     c.update(Changed { remote_nodes: Changes::Keys(vec![key]), ..none() });
     assert_eq!(lines(&out).len(), 3);
 }
+
+#[test]
+fn objects_that_a_table_has_forgotten_let_go_too() {
+    let (inputs, out) = (inputs(), Shared::default());
+    let mut c = Controller::new(inputs.clone(), &out, "n1", Families { v4: true, v6: false });
+    let key = |n: usize| Key::new("d", format!("p{n}"));
+    let remote = |n: usize| {
+        let [.., b, a] = n.to_be_bytes();
+        RemoteEndpoint { addresses: [IpAddr::from([10, 1, b, a])].into(), identity: 4321, node: None }
+    };
+    inputs.nodes.set(Key::new("", "n2"), node(&["10.0.0.12"], &["10.1.0.0/16"]));
+    let cluster = causeway_mesh_schema::ClusterId::try_from(2).unwrap();
+    let abroad = (cluster, "n1".into());
+    let row = RemoteNode {
+        addresses: [NodeAddress { ip: "192.0.2.7".parse().unwrap(), internal: true }].into(),
+        pod_cidrs: ["10.2.0.0/16".parse().unwrap()].into(),
+        wireguard_pub_key: "".into(),
+    };
+    inputs.remote_nodes.set(abroad.clone(), row);
+    let many = causeway_table::MAX_TOMBSTONES + 10;
+    let mut reader = inputs.remote_endpoints.reader();
+    inputs.remote_endpoints.write(|t| (0..many).all(|n| t.set(key(n), remote(n))));
+    let all = Changed { nodes: Changes::Reset, remote_nodes: Changes::Reset, ..none() };
+    c.update(Changed { remote_endpoints: reader.changes(), ..all });
+    assert_eq!(lines(&out).len(), 1 + many + 4);
+    inputs.remote_endpoints.write(|t| (1..many).all(|n| t.delete(&key(n))));
+    inputs.nodes.delete(&Key::new("", "n2"));
+    inputs.remote_nodes.delete(&abroad);
+    let changes = reader.changes();
+    assert_eq!(changes, Changes::Reset);
+    let all = Changed { nodes: Changes::Reset, remote_nodes: Changes::Reset, ..none() };
+    c.update(Changed { remote_endpoints: changes, ..all });
+    assert_eq!(lines(&out), ["0.0.0.0/0 2 reserved", "10.1.0.0/32 4321 in pod d/p0"]);
+}
