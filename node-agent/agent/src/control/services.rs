@@ -84,9 +84,25 @@ pub(crate) struct Inputs {
     pub(crate) health: Shared<Target, Health>,
 }
 
+impl Inputs {
+    pub(crate) fn synced(&self) -> Synced {
+        Synced { local: self.services.synced() && self.slices.synced(), offers: self.offers.synced() }
+    }
+}
+
+/// Which inputs have been read completely.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Synced {
+    /// Services and slices.
+    pub(crate) local: bool,
+    pub(crate) offers: bool,
+}
+
 /// What changed in them since the last call.
 #[derive(Debug)]
 pub(crate) struct Changed {
+    /// [`Inputs::synced`], asked before the changes were taken: then they are all among them.
+    pub(crate) synced: Synced,
     pub(crate) services: Changes<Key>,
     pub(crate) slices: Changes<SliceKey>,
     pub(crate) offers: Changes<OfferKey>,
@@ -110,7 +126,9 @@ pub(crate) struct Controller {
     families: Families,
     /// In the datapath since before this process; emptied when the offers are complete.
     adopted: BTreeSet<Frontend>,
-    /// Services to look at when the inputs are complete.
+    /// Of the changes so far.
+    synced: Synced,
+    /// Services to look at when more inputs are complete.
     waiting: BTreeSet<Key>,
 }
 
@@ -125,6 +143,7 @@ impl Controller {
             stages: BTreeMap::new(),
             families,
             adopted: BTreeSet::new(),
+            synced: Synced::default(),
             waiting: BTreeSet::new(),
         }
     }
@@ -164,17 +183,20 @@ impl Controller {
         }
         let moved = self.moved(changed.clusters);
         keys.extend(moved.into_iter().flat_map(|cluster| self.uses.of_cluster(cluster)).cloned());
+        if changed.synced != self.synced {
+            self.synced = changed.synced;
+            keys.append(&mut self.waiting);
+        }
         keys
     }
 
     /// Brings the rows of these Services up to date, and says when the inputs are complete.
-    pub(crate) fn update(&mut self, mut keys: BTreeSet<Key>) {
-        keys.append(&mut self.waiting);
-        if !self.inputs.services.synced() || !self.inputs.slices.synced() {
-            self.waiting = keys;
+    pub(crate) fn update(&mut self, keys: BTreeSet<Key>) {
+        if !self.synced.local {
+            self.waiting.extend(keys);
             return;
         }
-        if self.inputs.offers.synced() {
+        if self.synced.offers {
             self.adopted.clear();
         }
         for key in &keys {
@@ -206,6 +228,7 @@ impl Controller {
     }
 
     fn update_one(&mut self, key: &Key) {
+        self.waiting.remove(key);
         let made = match self.inputs.services.get(key) {
             None => rows::Made::default(),
             Some(service) => {

@@ -14,7 +14,7 @@ pub(crate) mod sink;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use causeway_datapath_loader::Proto;
@@ -41,6 +41,20 @@ pub(crate) struct Offer {
     pub(crate) shared: bool,
     /// One per set of ports. Their endpoints are never `local`.
     pub(crate) slices: Box<[Arc<Slice>]>,
+    /// Endpoints that are somebody else's, by address, and whose (0: this cluster). They serve nobody. The intake
+    /// judges each offer when it comes, and again when a range that it lies in changes hands.
+    pub(crate) foreign: Box<[(IpAddr, u16)]>,
+}
+
+impl Offer {
+    /// Of all endpoints, once for each set of ports.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.slices.iter().flat_map(|slice| slice.endpoints.iter().map(|e| e.address))
+    }
+
+    pub(crate) fn is_foreign(&self, address: IpAddr) -> bool {
+        self.foreign.binary_search_by_key(&address, |(ip, _)| *ip).is_ok()
+    }
 }
 
 /// A remote cluster that has been read at least once.

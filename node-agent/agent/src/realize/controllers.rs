@@ -8,11 +8,14 @@ use crate::intent::slice::SliceKey;
 
 /// Drives the services controller for ever.
 pub(crate) async fn run_services(mut controller: services::Controller) {
-    let services::Inputs { services, slices, offers, clusters, health } = controller.inputs.clone();
-    let (mut services, mut slices) = (services.reader(), slices.reader());
-    let (mut offers, mut clusters, mut health) = (offers.reader(), clusters.reader(), health.reader());
+    let inputs = controller.inputs.clone();
+    let (mut services, mut slices) = (inputs.services.reader(), inputs.slices.reader());
+    let (mut offers, mut clusters) = (inputs.offers.reader(), inputs.clusters.reader());
+    let mut health = inputs.health.reader();
     loop {
+        let synced = inputs.synced();
         let keys = controller.keys(services::Changed {
+            synced,
             services: services.changes(),
             slices: slices.changes(),
             offers: offers.changes(),
@@ -20,6 +23,10 @@ pub(crate) async fn run_services(mut controller: services::Controller) {
             health: health.changes(),
         });
         controller.update(keys);
+        // An input that became complete between the two looks wakes nobody any more.
+        if inputs.synced() != synced {
+            continue;
+        }
         tokio::select! {
             () = services.changed() => {}
             () = slices.changed() => {}
@@ -48,7 +55,8 @@ pub(crate) async fn run_ipcache(
             Changes::Keys(keys) => keys.iter().any(|k: &SliceKey| k.service == api_server),
             Changes::Reset => true,
         };
-        let (synced, all_nodes) = (inputs.synced(), inputs.remote_nodes.synced());
+        let asked = || (inputs.synced(), inputs.remote_nodes.synced());
+        let (synced, all_nodes) = asked();
         controller.update(ipcache::Changed {
             synced,
             nodes: nodes.changes(),
@@ -58,6 +66,9 @@ pub(crate) async fn run_ipcache(
             remote_nodes: remote_nodes.changes(),
         });
         remote_nodes_done.send_if_modified(|done| all_nodes && !std::mem::replace(done, all_nodes));
+        if asked() != (synced, all_nodes) {
+            continue;
+        }
         tokio::select! {
             () = nodes.changed() => {}
             () = endpoints.changed() => {}

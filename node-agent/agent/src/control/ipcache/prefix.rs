@@ -114,6 +114,10 @@ impl<T> Default for Ranges<T> {
 }
 
 impl<T> Ranges<T> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_prefix.is_empty()
+    }
+
     pub(crate) fn get_mut(&mut self, prefix: &Prefix) -> Option<&mut T> {
         self.by_prefix.get_mut(prefix)
     }

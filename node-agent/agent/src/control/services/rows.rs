@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use causeway_datapath_loader::plan::MAX_BACKENDS;
 use causeway_datapath_loader::{Backend, Frontend, LbService};
 use causeway_mesh_remote::Stage;
 use causeway_mesh_schema::ClusterId;
@@ -142,7 +143,7 @@ impl Candidates {
         let mut remote: BTreeMap<(SocketAddr, ClusterId), Remote> = BTreeMap::new();
         for Offered { cluster, stage, offer } in offers {
             for (addr, e) in offer.slices.iter().flat_map(|slice| endpoints(slice, port, v4)) {
-                if !(e.ready || e.draining) || !reachable(addr) {
+                if !(e.ready || e.draining) || !programmable(addr) || offer.is_foreign(e.address) {
                     continue;
                 }
                 let one = remote.entry((addr, *cluster)).or_insert_with(|| Remote {
@@ -170,8 +171,23 @@ impl Candidates {
             let ready = here(&self.local.ready);
             chosen.backends.extend(if ready.is_empty() { here(&self.local.draining) } else { ready });
         }
+        at_most(MAX_BACKENDS, &mut chosen);
         chosen
     }
+}
+
+/// More backends than a row takes would cost it all of them. Those of this node stay first, then this cluster's: no other
+/// cluster can crowd them out.
+fn at_most(most: usize, chosen: &mut Chosen) {
+    if chosen.backends.len() <= most {
+        return;
+    }
+    let Chosen { backends, remote } = chosen;
+    let (other, own): (Vec<Backend>, Vec<Backend>) =
+        std::mem::take(backends).into_iter().partition(|b| remote.contains_key(&b.addr));
+    *backends = own.into_iter().chain(other).take(most).collect();
+    let kept: BTreeSet<SocketAddr> = backends.iter().map(|b| b.addr).collect();
+    remote.retain(|addr, _| kept.contains(addr));
 }
 
 /// The endpoints of a slice that has the port, with the port's address on each.
@@ -185,13 +201,33 @@ fn endpoints<'a>(
     target.into_iter().flat_map(move |port| endpoints.clone().map(move |e| ((e.address, port).into(), e)))
 }
 
-/// An address that another cluster can mean: one bad one would make the datapath refuse the whole row, and one of this
-/// host would be a way in.
-fn reachable(addr: SocketAddr) -> bool {
-    let ip = addr.ip();
-    let odd = match ip {
-        IpAddr::V4(ip) => ip.is_broadcast() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.to_ipv4_mapped().is_some() || ip.is_unicast_link_local(),
-    };
-    addr.port() != 0 && !odd && !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback()
+/// What the datapath takes: one bad address would make it refuse the whole row. That a backend is no address of a host's
+/// own, like a loopback's, was seen to when its entry was read.
+fn programmable(addr: SocketAddr) -> bool {
+    let mapped = matches!(addr.ip(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+    addr.port() != 0 && !mapped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_backends_cost_other_clusters_theirs_first() {
+        let addr = |a, d| SocketAddr::from(([10, a, 0, d], 80));
+        let own = (0..3).map(|d| Backend { addr: addr(9, d), local: d == 2 });
+        let other = (0..3).map(|d| Backend { addr: addr(2, d), local: false });
+        let cluster = ClusterId::try_from(2).unwrap();
+        let all =
+            Chosen { backends: own.chain(other).collect(), remote: (0..3).map(|d| (addr(2, d), cluster)).collect() };
+        let cut = |most| {
+            let mut chosen = all.clone();
+            at_most(most, &mut chosen);
+            let backends: Vec<String> = chosen.backends.iter().map(|b| b.addr.ip().to_string()).collect();
+            (backends.join(" "), chosen.remote.len())
+        };
+        assert_eq!(cut(6).1, 3);
+        assert_eq!(cut(4), ("10.9.0.2 10.2.0.0 10.9.0.0 10.9.0.1".into(), 1));
+        assert_eq!(cut(2), ("10.9.0.2 10.9.0.0".into(), 0));
+    }
 }

@@ -16,10 +16,11 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let w = World::unsynced();
+        let mut w = World::unsynced();
         w.c.inputs.services.mark_synced();
         w.c.inputs.slices.mark_synced();
         w.c.inputs.offers.mark_synced();
+        w.synced();
         w
     }
 
@@ -33,6 +34,12 @@ impl World {
             health: Shared::default(),
         };
         World { c: Controller::new(inputs, &Shared::default(), BOTH) }
+    }
+
+    /// Tells the controller which inputs are complete.
+    fn synced(&mut self) {
+        let keys = self.c.keys(Changed { synced: self.c.inputs.synced(), ..nothing() });
+        self.c.update(keys);
     }
 
     fn service(&mut self, name: &str, spec: serde_json::Value, ingress: &[&str]) {
@@ -208,6 +215,7 @@ fn a_shared_frontend_has_one_owner_and_an_heir() {
 
 fn nothing() -> Changed {
     Changed {
+        synced: Synced::default(),
         services: Changes::Keys(vec![]),
         slices: Changes::Keys(vec![]),
         offers: Changes::Keys(vec![]),
@@ -238,17 +246,34 @@ fn changes_name_the_services_to_look_at() {
 }
 
 #[test]
+fn what_came_with_the_last_word_is_among_the_rows_when_they_are_complete() {
+    let mut w = World::unsynced();
+    let asked_before = w.c.inputs.synced();
+    let changed = Changed { synced: asked_before, ..nothing() };
+    // The last Service comes, and with it the word that this is all, after the changes were taken.
+    w.c.inputs.services.mark_synced();
+    w.c.inputs.slices.mark_synced();
+    let keys = w.c.keys(changed);
+    w.c.update(keys);
+    assert!(!w.c.lb.synced(), "the last Service is not among these changes");
+    w.service("web", spec(serde_json::json!({})), &[]);
+    w.synced();
+    assert!(w.c.lb.synced());
+    check(&w, "10.96.0.1:80/TCP web ClusterIP []");
+}
+
+#[test]
 fn nothing_is_said_before_both_inputs_are_complete() {
     let mut w = World::unsynced();
     w.service("web", spec(serde_json::json!({})), &[]);
     w.c.inputs.services.mark_synced();
-    w.c.update(BTreeSet::new());
+    w.synced();
     assert!(!w.c.lb.synced());
     check(&w, "");
     w.slice("web", "web-1", 8080, serde_json::json!([ep("10.1.1.2", "n1", "ready")]));
     check(&w, "");
     w.c.inputs.slices.mark_synced();
-    w.c.update(BTreeSet::new());
+    w.synced();
     assert!(w.c.lb.synced(), "nothing of the mesh is waited for");
     check(&w, "10.96.0.1:80/TCP web ClusterIP [r] 10.1.1.2:8080*");
 }

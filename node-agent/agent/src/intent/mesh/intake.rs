@@ -1,10 +1,13 @@
 //! What all clusters' words end in: the tables, the store of remote addresses, and who owns which range. Shared by the
 //! sinks of all clusters, by the task that follows this cluster's own nodes, and by the writer of the map.
 //!
-//! Locks are taken in the order `nodes`, a table's, `ips`, and held for map operations only; the writer holds `ips` over a
-//! batch of map writes, so that this cluster's own rows and remote ones never overtake each other.
+//! Locks: `nodes` is taken before any other. Nobody takes `ips` who holds a table's lock; the writer of the map looks into
+//! the table of this cluster's own rows while it holds `ips`, so that order is the only one. The locks of `refusals` and
+//! `progress` are taken last. All are held for operations in memory only, but for `ips`: who writes the map holds it over
+//! the system calls, so that this cluster's own rows and remote ones never overtake each other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use causeway_mesh_schema::{ClusterId, ClusterName};
@@ -12,11 +15,11 @@ use causeway_table::{Changes, Shared};
 use tokio::sync::{Notify, watch};
 
 use super::owners::{Effects, Overlap, Owner, Owners};
-use super::progress::Progress;
+use super::progress::{Pending, Progress};
 use super::refusals::Refusals;
 use super::sink::ClusterSink;
-use super::{RemoteNode, RemoteNodeKey};
-use crate::control::ipcache::prefix::Prefix;
+use super::{Offer, OfferKey, RemoteNode, RemoteNodeKey};
+use crate::control::ipcache::prefix::{Prefix, Ranges};
 use crate::control::ipcache::remote::RemoteIps;
 use crate::intent::Key;
 use crate::intent::node::Node;
@@ -49,7 +52,10 @@ struct Nodes {
     owners: Owners,
     /// Refused ones, for the day they count.
     aside: BTreeMap<RemoteNodeKey, RemoteNode>,
-    locals: BTreeSet<Key>,
+    /// This cluster's nodes, with those of their addresses that nobody owns: the outer ones.
+    locals: BTreeMap<Key, BTreeSet<IpAddr>>,
+    /// These addresses. No backend of another cluster has one of them.
+    outer: BTreeSet<(IpAddr, Key)>,
 }
 
 impl Intake {
@@ -123,11 +129,13 @@ impl Intake {
                 let owner = Owner::Remote(cluster.get(), name.clone());
                 let key = (cluster, name);
                 let (row, prefixes) = words.map_or((None, BTreeSet::new()), |(row, prefixes)| (Some(row), prefixes));
+                // One that has nothing of its own collides with nobody.
+                let owns_nothing = prefixes.is_empty();
                 let mut effects = nodes.owners.set(&owner, prefixes);
                 effects.accepted.retain(|(other, _)| *other != owner);
                 nodes.aside.remove(&key);
                 match row {
-                    Some(row) if nodes.owners.is_accepted(&owner) => {
+                    Some(row) if owns_nothing || nodes.owners.is_accepted(&owner) => {
                         table.set(key, row);
                     }
                     Some(row) => {
@@ -141,7 +149,56 @@ impl Intake {
                 ranges.extend(nodes.move_rows(effects, table));
             }
         });
+        self.judge_offers(&nodes, ranges.iter().map(|(range, _)| *range));
         self.own(ranges);
+    }
+
+    /// Offers of a cluster came, changed or went.
+    pub(super) fn offers(&self, batch: Vec<(OfferKey, Option<(Offer, Pending)>)>) {
+        // Held over the write, so that no range changes hands between the judgement and the table.
+        let nodes = lock(&self.inner.nodes);
+        let progress = self.progress();
+        self.inner.tables.mesh_offers.write(|t| {
+            for (key, row) in batch {
+                let Some((mut offer, pending)) = row else {
+                    t.delete(&key);
+                    continue;
+                };
+                offer.foreign = nodes.foreign(key.cluster, &offer);
+                // Told before the table wakes those who write the rows.
+                if t.get(&key).is_none_or(|old| **old != offer) {
+                    progress.service_changed(&key.service, pending);
+                    t.set(key, offer);
+                } else {
+                    progress.service_unchanged(&key.service, pending);
+                }
+            }
+        });
+    }
+
+    /// Looks again at the offers with backends in these ranges. Ranges change with nodes, which is rare enough to look
+    /// through all offers; only those with another verdict are written.
+    fn judge_offers(&self, nodes: &Nodes, ranges: impl Iterator<Item = Prefix>) {
+        let mut changed = Ranges::default();
+        for range in ranges {
+            changed.insert(range, ());
+        }
+        if changed.is_empty() {
+            return;
+        }
+        self.inner.tables.mesh_offers.write(|t| {
+            let within = |offer: &Offer| offer.addresses().any(|ip| changed.around(Prefix::host(ip)).next().is_some());
+            let touched = t.iter().filter(|(_, offer)| within(offer));
+            let judged: Vec<(OfferKey, Offer)> = touched
+                .filter_map(|(key, offer)| {
+                    let foreign = nodes.foreign(key.cluster, offer);
+                    (foreign != offer.foreign).then(|| (key.clone(), Offer { foreign, ..Offer::clone(offer) }))
+                })
+                .collect();
+            for (key, offer) in judged {
+                t.set(key, offer);
+            }
+        });
     }
 
     /// Follows this cluster's own nodes for ever.
@@ -153,7 +210,10 @@ impl Intake {
             if synced {
                 self.inner.local_known.send_replace(true);
             }
-            reader.changed().await;
+            // If it became so between the two looks, nobody wakes us any more.
+            if nodes.synced() == synced {
+                reader.changed().await;
+            }
         }
     }
 
@@ -163,22 +223,20 @@ impl Intake {
             Changes::Keys(keys) => keys.into_iter().collect(),
             Changes::Reset => {
                 let known = table.read(|t| t.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>());
-                known.into_iter().chain(nodes.locals.iter().cloned()).collect()
+                known.into_iter().chain(nodes.locals.keys().cloned()).collect()
             }
         };
-        let mut ranges = Vec::new();
+        let (mut ranges, mut outer) = (Vec::new(), Vec::new());
         self.inner.tables.mesh_nodes.write(|remote| {
             for key in keys {
-                let prefixes = table.get(&key).map(|node| owned(&node)).unwrap_or_default();
-                if prefixes.is_empty() {
-                    nodes.locals.remove(&key);
-                } else {
-                    nodes.locals.insert(key.clone());
-                }
+                let node = table.get(&key);
+                outer.extend(nodes.set_outer(&key, node.as_deref()));
+                let prefixes = node.map(|node| owned(&node)).unwrap_or_default();
                 let effects = nodes.owners.set(&Owner::Local(key), prefixes);
                 ranges.extend(nodes.move_rows(effects, remote));
             }
         });
+        self.judge_offers(&nodes, ranges.iter().map(|(range, _)| *range).chain(outer));
         self.own(ranges);
     }
 
@@ -196,6 +254,41 @@ impl Intake {
 }
 
 impl Nodes {
+    /// Endpoints of the offer that are not its cluster's, by address, and whose they are.
+    fn foreign(&self, cluster: ClusterId, offer: &Offer) -> Box<[(IpAddr, u16)]> {
+        let mut foreign: Vec<(IpAddr, u16)> = offer
+            .addresses()
+            .filter_map(|ip| {
+                let ours = || self.is_outer(ip).then_some(0);
+                Some((ip, self.owners.other_owner(ip, cluster.get()).or_else(ours)?))
+            })
+            .collect();
+        foreign.sort_unstable();
+        foreign.dedup();
+        foreign.into()
+    }
+
+    fn is_outer(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.outer.range((ip, Key::new("", ""))..).next().is_some_and(|(outer, _)| *outer == ip)
+    }
+
+    /// Follows a node of this cluster. Gives the addresses that came or went.
+    fn set_outer(&mut self, key: &Key, node: Option<&Node>) -> Vec<Prefix> {
+        let addresses = node.into_iter().flat_map(|node| node.addresses.iter());
+        let now: BTreeSet<IpAddr> = addresses.filter(|a| !a.internal).map(|a| a.ip).collect();
+        let before = match node {
+            Some(_) => self.locals.insert(key.clone(), now.clone()),
+            None => self.locals.remove(key),
+        };
+        let before = before.unwrap_or_default();
+        for ip in before.difference(&now) {
+            self.outer.remove(&(*ip, key.clone()));
+        }
+        self.outer.extend(now.difference(&before).map(|ip| (*ip, key.clone())));
+        before.symmetric_difference(&now).map(|ip| Prefix::host(*ip)).collect()
+    }
+
     /// Moves the rows of nodes that count from now on, or no longer. Gives the ranges that changed hands.
     fn move_rows(
         &mut self,

@@ -6,6 +6,7 @@
 //! replaced may have its successor's ranges for a moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use crate::control::ipcache::prefix::{Prefix, Ranges};
 use crate::intent::Key;
@@ -56,7 +57,7 @@ pub(crate) struct Owners {
     claims: BTreeMap<Owner, Claim>,
     by_prefix: Ranges<BTreeSet<Owner>>,
     /// As last told with [`Effects::ranges`].
-    granted: BTreeMap<Prefix, u16>,
+    granted: Ranges<u16>,
 }
 
 impl Owners {
@@ -106,6 +107,12 @@ impl Owners {
 
     pub(crate) fn is_accepted(&self, owner: &Owner) -> bool {
         self.claims.get(owner).is_some_and(|claim| claim.refused.is_none())
+    }
+
+    /// Which other cluster the address belongs to; 0: this one.
+    pub(crate) fn other_owner(&self, address: IpAddr, cluster: u16) -> Option<u16> {
+        let mut around = self.granted.around(Prefix::host(address));
+        around.find_map(|(_, owner)| (*owner != cluster).then_some(*owner))
     }
 
     /// The cluster's nodes that are refused, and why.

@@ -55,7 +55,7 @@ pub(crate) struct Progress {
     pub(crate) deletes: AtomicU64,
     /// Writes that found the map as it should be: after a restart.
     pub(crate) unchanged: AtomicU64,
-    /// Why the last write failed; empty when it did not.
+    /// Why a write of the last batch failed; empty when none did.
     error: Mutex<String>,
 }
 
@@ -143,7 +143,7 @@ impl Progress {
         }
     }
 
-    /// How the last write ended; empty: well.
+    /// How the last batch of writes ended; empty: well.
     pub(crate) fn set_error(&self, error: String) {
         let mut last = lock(&self.error);
         if *last != error {

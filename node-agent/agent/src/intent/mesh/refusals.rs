@@ -10,7 +10,14 @@ const MAX_NAMED: usize = 32;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Refusals {
     total: u64,
-    named: BTreeMap<(Kind, Box<str>), Invalid>,
+    named: BTreeMap<(Kind, Box<str>), Named>,
+}
+
+#[derive(Debug, Clone)]
+struct Named {
+    invalid: Invalid,
+    /// By the listing that runs, if one does.
+    listed: bool,
 }
 
 impl Refusals {
@@ -19,7 +26,8 @@ impl Refusals {
         self.total += 1;
         let key = (kind, name.into());
         if self.named.len() < MAX_NAMED || self.named.contains_key(&key) {
-            if self.named.insert(key, invalid.clone()).as_ref() != Some(invalid) {
+            let named = Named { invalid: invalid.clone(), listed: true };
+            if self.named.insert(key, named).is_none_or(|old| old.invalid != *invalid) {
                 tracing::warn!(%kind, name, %invalid, "a remote cluster's entry is not used");
             }
         } else if self.total.is_power_of_two() {
@@ -34,6 +42,17 @@ impl Refusals {
         }
     }
 
+    /// The kind is about to be listed.
+    pub(super) fn relisting(&mut self, kind: Kind) {
+        let of_kind = self.named.iter_mut().filter(|((k, _), _)| *k == kind);
+        of_kind.for_each(|(_, named)| named.listed = false);
+    }
+
+    /// The listing is complete: what it did not show is gone.
+    pub(super) fn listed(&mut self, kind: Kind) {
+        self.named.retain(|(k, _), named| *k != kind || named.listed);
+    }
+
     pub(super) fn clear_all(&mut self) {
         self.named.clear();
     }
@@ -44,7 +63,7 @@ impl Refusals {
     }
 
     pub(crate) fn named(&self) -> impl Iterator<Item = (Kind, &str, &Invalid)> {
-        self.named.iter().map(|((kind, name), invalid)| (*kind, &**name, invalid))
+        self.named.iter().map(|((kind, name), named)| (*kind, &**name, &named.invalid))
     }
 }
 

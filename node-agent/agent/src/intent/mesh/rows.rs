@@ -49,7 +49,7 @@ pub(super) fn service(service: &ClusterService, cluster: ClusterId, now: Stamp) 
         Arc::new(Slice { ports: ports.collect(), endpoints: endpoints.into(), seen: now })
     });
     let key = OfferKey { service: Key::new(&service.namespace, &service.name), cluster, slice: "".into() };
-    (key, Offer { shared: service.shared, slices: slices.collect() })
+    (key, Offer { shared: service.shared, slices: slices.collect(), foreign: Box::default() })
 }
 
 /// A protocol that is not said is TCP.
@@ -84,7 +84,7 @@ pub(super) fn slice(
     let row = Slice { ports: ports.collect(), endpoints: endpoints.collect(), seen: now };
     let service = Key::new(&slice.namespace, service);
     let key = OfferKey { service, cluster, slice: slice.name.as_str().into() };
-    Ok((key, Offer { shared: true, slices: [Arc::new(row)].into() }))
+    Ok((key, Offer { shared: true, slices: [Arc::new(row)].into(), foreign: Box::default() }))
 }
 
 /// As of slices of this cluster: the first address counts, and conditions mean the same.

@@ -109,6 +109,7 @@ impl ClusterSink {
 
     fn relisting(&mut self, kind: Kind) {
         self.listing.insert(kind, None);
+        self.intake.refusals(&self.name, |r| r.relisting(kind));
         self.names.entry(kind).or_default().values_mut().for_each(|seen| seen.listed = false);
         if let (Kind::Ips, Some(info)) = (kind, &self.info) {
             self.intake.ips().relisting(info.origin.id.get());
@@ -249,6 +250,7 @@ impl ClusterSink {
     }
 
     fn listed(&mut self, kind: Kind) {
+        self.intake.refusals(&self.name, |r| r.listed(kind));
         // An empty list says nothing of its store: the next one is read without trust.
         match self.listing.remove(&kind).flatten() {
             Some(store) => self.stores.insert(kind, store),
@@ -280,6 +282,8 @@ impl ClusterSink {
         self.intake.refusals(&self.name, super::refusals::Refusals::clear_all);
         self.stores.clear();
         self.listing.clear();
+        // How old its words had become is nothing to the next ones.
+        self.stage = Stage::Fresh;
         if let Some(info) = self.info.take() {
             self.intake.ips().forget(info.origin.id.get());
             self.intake.wake();
@@ -307,22 +311,7 @@ impl ClusterSink {
             });
         }
         if !batch.offers.is_empty() {
-            tables.mesh_offers.write(|t| {
-                for (key, row) in batch.offers {
-                    let service = key.service.clone();
-                    match row {
-                        // Told before the table wakes those who write the rows.
-                        Some((offer, pending)) if t.get(&key).is_none_or(|old| **old != offer) => {
-                            self.intake.progress().service_changed(&service, pending);
-                            t.set(key, offer);
-                        }
-                        Some((_, pending)) => self.intake.progress().service_unchanged(&service, pending),
-                        None => {
-                            t.delete(&key);
-                        }
-                    }
-                }
-            });
+            self.intake.offers(batch.offers);
         }
     }
 }

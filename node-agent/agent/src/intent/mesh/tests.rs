@@ -209,6 +209,107 @@ fn nodes_and_addresses_in_our_ranges_are_refused_until_we_move() {
     assert_eq!((w.nodes().len(), w.identity("10.2.1.5")), (1, Some(131_100)));
 }
 
+fn ours(cidr: &str, address: &str, internal: bool) -> crate::intent::node::Node {
+    crate::intent::node::Node {
+        uid: String::new(),
+        labels: std::collections::BTreeMap::new(),
+        pod_cidrs: [cidr.parse().unwrap()].into(),
+        addresses: [crate::intent::node::NodeAddress { ip: address.parse().unwrap(), internal }].into(),
+        provider_id: None,
+        boot_id: None,
+        taints: Box::default(),
+    }
+}
+
+impl World {
+    /// A node of this cluster comes, changes or goes.
+    fn own_node(&mut self, node: Option<crate::intent::node::Node>) {
+        let key = Key::new("", "a");
+        let nodes = self.tables.nodes.clone();
+        match node {
+            Some(node) => nodes.set(key.clone(), node),
+            None => nodes.delete(&key),
+        };
+        self.intake.local_nodes(causeway_table::Changes::Keys(vec![key]), &nodes);
+    }
+
+    fn foreign(&self) -> Vec<String> {
+        self.tables.mesh_offers.read(|t| {
+            let of = |o: &super::Offer| o.foreign.iter().map(|(ip, owner)| format!("{ip}={owner}")).collect::<Vec<_>>();
+            t.iter().map(|(k, o)| format!("{} {}", k.service.name, of(o).join(" "))).collect()
+        })
+    }
+}
+
+#[test]
+fn backends_in_ranges_of_others_are_marked_while_they_lie_there() {
+    let mut w = World::new();
+    w.put(Kind::Services, "shop/web", &service("web", &["10.1.0.5", "10.2.1.5", "192.0.2.9", "198.51.100.9"]));
+    w.put(Kind::Services, "shop/far", &service("far", &["10.2.1.6"]));
+    assert_eq!(w.foreign(), ["far ", "web "]);
+    let before = w.tables.mesh_offers.read(causeway_table::Table::revision);
+    w.own_node(Some(ours("10.1.0.0/16", "192.0.2.9", true)));
+    assert_eq!(w.foreign(), ["far ", "web 10.1.0.5=0 192.0.2.9=0"]);
+    assert_eq!(w.tables.mesh_offers.read(causeway_table::Table::revision), before + 1, "one Service is looked at");
+    // The cluster says it again, and more.
+    w.put(Kind::Services, "shop/far", &service("far", &["10.1.0.6"]));
+    w.put(Kind::Nodes, "n1", &node("n1", "10.2.1.0", "////AA=="));
+    assert_eq!(w.foreign(), ["far 10.1.0.6=0", "web 10.1.0.5=0 192.0.2.9=0"]);
+    // Nobody owns an outer address, and yet it is no backend of others.
+    w.own_node(Some(ours("10.9.0.0/16", "198.51.100.9", false)));
+    assert_eq!(w.foreign(), ["far ", "web 198.51.100.9=0"]);
+    w.own_node(None);
+    assert_eq!(w.foreign(), ["far ", "web "]);
+    // Another cluster has the range.
+    let mut west = w.intake.sink(&ClusterName::parse("west").unwrap());
+    west.apply(Change::Connected(info("west", 3)));
+    let value =
+        node("n1", "10.1.0.0", "////AA==").replace("east", "west").replace(r#""ClusterID":2"#, r#""ClusterID":3"#);
+    let value = Bytes::from(value.replace("192.0.2.7", "192.0.2.8"));
+    west.apply(Change::Put { kind: Kind::Nodes, name: "n1".into(), value, revision: 1, store: 1 });
+    assert_eq!(w.foreign(), ["far 10.1.0.6=3", "web 10.1.0.5=3"]);
+    west.apply(Change::Forget);
+    assert_eq!(w.foreign(), ["far ", "web "]);
+}
+
+#[test]
+fn a_cluster_that_comes_back_is_as_good_as_new() {
+    let mut w = World::new();
+    w.sink.apply(Change::Stage(Stage::Probed));
+    w.sink.apply(Change::Forget);
+    w.sink.apply(Change::Connected(info("east", 2)));
+    let id = ClusterId::try_from(2).unwrap();
+    assert_eq!(w.tables.mesh_clusters.get(&id).unwrap().stage, Stage::Fresh);
+}
+
+#[test]
+fn refused_entries_that_are_gone_are_no_longer_named() {
+    let mut w = World::new();
+    w.put(Kind::Services, "shop/gone", "{");
+    w.put(Kind::Services, "shop/bad", "{");
+    w.put(Kind::Nodes, "n1", "{");
+    assert_eq!(w.refused(), ["nodes n1", "services shop/bad", "services shop/gone"]);
+    w.sink.apply(Change::Relisting(Kind::Services));
+    w.put(Kind::Services, "shop/bad", "{");
+    assert_eq!(w.refused().len(), 3, "the list may still name it");
+    w.sink.apply(Change::Listed(Kind::Services));
+    assert_eq!(w.refused(), ["nodes n1", "services shop/bad"]);
+}
+
+#[test]
+fn a_node_that_owns_nothing_is_shown() {
+    let mut w = World::new();
+    let outer = r#"{"Name":"n1","Cluster":"east","IPAddresses":[{"Type":"ExternalIP","IP":"198.51.100.7"}],
+        "ClusterID":2,"Source":"custom-resource"}"#;
+    w.put(Kind::Nodes, "n1", outer);
+    assert_eq!((w.refused(), w.nodes()), (vec![], vec!["2/n1".to_owned()]));
+    w.put(Kind::Nodes, "n1", &node("n1", "10.2.1.0", "////AA=="));
+    w.put(Kind::Nodes, "n1", outer);
+    assert_eq!(w.nodes(), ["2/n1"]);
+    w.delete(Kind::Nodes, "n1");
+    assert_eq!(w.nodes(), [] as [String; 0]);
+}
+
 fn resident_mb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = status.split(' ').nth(1).unwrap().parse().unwrap();

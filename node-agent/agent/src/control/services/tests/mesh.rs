@@ -33,7 +33,7 @@ fn slice_of(ports: &[(&str, u16, Proto)], endpoints: &[(&str, &str)]) -> Slice {
 impl World {
     /// Tells the controller what changed, as the shell does.
     fn tell(&mut self, changed: Changed) -> usize {
-        let keys = self.c.keys(changed);
+        let keys = self.c.keys(Changed { synced: self.c.inputs.synced(), ..changed });
         let looked_at = keys.len();
         self.c.update(keys);
         looked_at
@@ -48,7 +48,10 @@ impl World {
         if slices.is_empty() {
             self.c.inputs.offers.delete(&key);
         } else {
-            self.c.inputs.offers.set(key.clone(), Offer { shared, slices: slices.into_iter().map(Arc::new).collect() });
+            self.c.inputs.offers.set(
+                key.clone(),
+                Offer { shared, slices: slices.into_iter().map(Arc::new).collect(), foreign: Box::default() },
+            );
         }
         self.tell(Changed { offers: Changes::Keys(vec![key]), ..nothing() });
     }
@@ -269,18 +272,30 @@ fn ports_match_by_name_and_protocol_and_families_stay_apart() {
 }
 
 #[test]
-fn addresses_that_no_other_cluster_can_mean_are_left_out() {
+fn addresses_that_the_maps_cannot_hold_are_left_out() {
     let mut w = World::new();
-    w.annotated("web", &[GLOBAL], spec(serde_json::json!({})), &[]);
-    let odd = ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "169.254.1.1", "10.2.0.2"];
-    w.offer("web", 2, vec![slice_of(&[HTTP], &odd.map(|ip| (ip, "ready")))]);
-    assert_eq!(w.backends("10.96.0.1"), "10.2.0.2:8080@2");
-    let v6 = ["::1", "::", "ff02::1", "fe80::1", "::ffff:10.2.0.2", "fd00:2::2"];
+    let v6 = ["::ffff:10.2.0.2", "fd00:2::2"];
     w.annotated("web", &[GLOBAL], spec(serde_json::json!({"clusterIPs": ["fd00:96::1"]})), &[]);
     w.offer("web", 2, vec![slice_of(&[HTTP], &v6.map(|ip| (ip, "ready")))]);
     assert_eq!(w.backends("[fd00:96::1]"), "[fd00:2::2]:8080@2");
     w.offer("web", 2, vec![slice_of(&[("http", 0, Proto::Tcp)], &[("fd00:2::2", "ready")])]);
     assert_eq!(w.backends("[fd00:96::1]"), "");
+}
+
+#[test]
+fn addresses_that_are_not_the_clusters_own_serve_nobody() {
+    let mut w = World::new();
+    w.annotated("web", &[GLOBAL], spec(serde_json::json!({})), &[]);
+    let slices = vec![slice_of(&[HTTP], &[("10.1.0.9", "ready"), ("10.2.0.2", "ready"), ("10.3.0.2", "draining")])];
+    w.offer("web", 2, slices);
+    assert_eq!(w.backends("10.96.0.1"), "10.1.0.9:8080@2 10.2.0.2:8080@2");
+    let key = OfferKey { service: Key::new("d", "web"), cluster: id(2), slice: "".into() };
+    let mut offer = Offer::clone(&w.c.inputs.offers.get(&key).unwrap());
+    offer.foreign = [("10.1.0.9".parse().unwrap(), 0), ("10.3.0.2".parse().unwrap(), 3)].into();
+    w.c.inputs.offers.set(key.clone(), offer);
+    w.tell(Changed { offers: Changes::Keys(vec![key]), ..nothing() });
+    assert_eq!(w.backends("10.96.0.1"), "10.2.0.2:8080@2");
+    assert_eq!(w.watched(), "10.2.0.2:8080/TCP", "nor are they probed");
 }
 
 #[test]
@@ -326,8 +341,9 @@ fn what_an_earlier_process_left_stays_until_the_mesh_has_spoken() {
     assert!(!w.c.lb.synced(), "nothing is pruned");
     w.offer("web", 2, vec![slice_of(&[HTTP], &[("10.2.0.2", "ready")])]);
     assert!(!w.table().contains("web"), "other clusters may still come");
+    assert_eq!(w.tell(nothing()), 0, "who waits is not looked at for nothing");
     w.c.inputs.offers.mark_synced();
-    w.tell(nothing());
+    assert_eq!(w.tell(nothing()), 1);
     assert_eq!(w.backends("10.96.0.1"), BOTH_CLUSTERS);
     assert!(w.c.lb.synced());
 }
@@ -378,6 +394,7 @@ fn changes_one_by_one_and_the_end_alone_give_the_same() {
             }
         }
         let mut fresh = World { c: Controller::new(w.c.inputs.clone(), &Shared::default(), BOTH) };
+        fresh.synced();
         fresh.tell(Changed { services: Changes::Reset, clusters: Changes::Reset, ..nothing() });
         assert_eq!(w.table(), fresh.table(), "seed {seed}");
         assert_eq!(w.watched(), fresh.watched(), "seed {seed}");
