@@ -1,7 +1,7 @@
 //! Desired rows into the datapath's maps, and what must be done to the maps now and then.
 //!
 //! The calls into the datapath are system calls of microseconds, so that they are made where they stand, without a
-//! thread of their own; only the sweep of the flow table takes longer and gets one.
+//! thread of their own; only those that walk the flow table take longer and get one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -65,23 +65,22 @@ impl LbApply {
     /// Forgets the UDP flows to backends that are gone. A UDP client that keeps its port and goes on sending would
     /// keep its flow alive for ever and never get another backend. TCP flows stay: their pods may be draining. Only a
     /// frontend that lost a backend costs a walk over the flows, and a failed walk is no reason to withdraw it.
-    fn forget(&mut self, key: Frontend, now: BTreeSet<SocketAddr>) {
+    async fn forget(&mut self, key: Frontend, now: BTreeSet<SocketAddr>) {
         if key.proto != Proto::Udp {
             return;
         }
         let kept = self.udp.get(&key).is_none_or(|before| before.is_subset(&now));
         if !kept {
-            let vip = SocketAddr::new(key.addr, key.port);
-            let gone = |flow: &FlowRow| {
-                let (frontend, backend) =
-                    if flow.is_reply() { (flow.to.src, flow.from.src) } else { (flow.from.dst, flow.to.dst) };
-                flow.service_id != 0
-                    && flow.from.proto == key.proto.number()
-                    && frontend == vip
-                    && !now.contains(&backend)
+            let (datapath, now) = (self.datapath.clone(), now.clone());
+            let walk = move || datapath.delete_flows(&|flow| is_orphan(flow, key, &now));
+            let swept = tokio::task::spawn_blocking(walk).await;
+            let error = match swept {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(error) => Some(error.to_string()),
             };
-            if let Err(error) = self.datapath.delete_flows(&gone) {
-                tracing::warn!(frontend = %key, %error, "flows to removed backends stay until they expire");
+            if let Some(error) = error {
+                tracing::warn!(frontend = %key, error, "flows to removed backends stay until they expire");
             }
         }
         if now.is_empty() {
@@ -92,16 +91,25 @@ impl LbApply {
     }
 }
 
+/// A flow through the frontend to a backend that it no longer has.
+fn is_orphan(flow: &FlowRow, key: Frontend, backends: &BTreeSet<SocketAddr>) -> bool {
+    let (frontend, backend) = if flow.is_reply() { (flow.to.src, flow.from.src) } else { (flow.from.dst, flow.to.dst) };
+    flow.service_id != 0
+        && flow.from.proto == key.proto.number()
+        && frontend == SocketAddr::new(key.addr, key.port)
+        && !backends.contains(&backend)
+}
+
 impl Apply<Frontend, LbRow> for LbApply {
     async fn upsert(&mut self, key: &Frontend, row: &LbRow) -> Result<(), String> {
         self.datapath.upsert_service(*key, &row.lb).map_err(|e| e.to_string())?;
-        self.forget(*key, row.lb.backends.iter().map(|backend| backend.addr).collect());
+        self.forget(*key, row.lb.backends.iter().map(|backend| backend.addr).collect()).await;
         Ok(())
     }
 
     async fn delete(&mut self, key: &Frontend) -> Result<(), String> {
         self.datapath.delete_service(*key).map_err(|e| e.to_string())?;
-        self.forget(*key, BTreeSet::new());
+        self.forget(*key, BTreeSet::new()).await;
         Ok(())
     }
 }
@@ -239,6 +247,31 @@ mod tests {
         assert!(synced.elapsed() >= DRAIN);
         assert_eq!(fake.services().unwrap().len(), 1);
         task.abort();
+    }
+
+    #[tokio::test]
+    async fn udp_flows_to_backends_that_are_gone_are_forgotten() {
+        let fake = Arc::new(Fake::new());
+        let udp = Frontend { proto: Proto::Udp, ..frontend(1) };
+        let tuple = |src: &str, dst: &str| causeway_datapath_loader::Tuple {
+            src: src.parse().unwrap(),
+            dst: dst.parse().unwrap(),
+            proto: Proto::Udp.number(),
+        };
+        for backend in ["10.1.1.2:80", "10.1.1.3:80"] {
+            let (from, to) = (tuple("192.0.2.99:5000", "192.0.2.1:80"), tuple("192.0.2.99:5000", backend));
+            fake.add_flow(FlowRow { from, to, expires_s: 9, service_id: 1, flags: 0 });
+        }
+        let mut apply = LbApply::new(fake.clone());
+        let backends = || fake.flows(9).unwrap().iter().map(|f| f.to.dst.to_string()).collect::<Vec<_>>();
+        let mut both = row("10.1.1.2:80");
+        both.lb.backends.push(Backend { addr: "10.1.1.3:80".parse().unwrap(), local: false });
+        apply.upsert(&udp, &both).await.unwrap();
+        assert_eq!(backends().len(), 2);
+        apply.upsert(&udp, &row("10.1.1.3:80")).await.unwrap();
+        assert_eq!(backends(), ["10.1.1.3:80"]);
+        apply.delete(&udp).await.unwrap();
+        assert_eq!(backends(), [] as [&str; 0]);
     }
 
     #[tokio::test]
