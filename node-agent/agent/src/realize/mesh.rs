@@ -6,6 +6,7 @@
 //! `--clustermesh-sync-timeout` holds nothing else up: tables count as complete then, and only its leftovers stay.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use causeway_mesh_remote::mesh::{Mesh, Options};
 use causeway_mesh_remote::{Settings, Sink};
@@ -16,6 +17,9 @@ use crate::config::Config;
 use crate::control::ipcache::remote::Complete;
 use crate::intent::mesh::intake::Intake;
 use crate::tables::Tables;
+
+/// How often a cluster that was not read in time is looked for again, whatever the timeout.
+const LATE: Duration = Duration::from_secs(1);
 
 /// What the agent reads; service exports are the operator's.
 const KINDS: [Kind; 5] = [Kind::Nodes, Kind::Identities, Kind::Ips, Kind::Services, Kind::EndpointSlices];
@@ -78,7 +82,7 @@ impl Completion {
         }
         self.mark_synced();
         if let (Some(mesh), false) = (&self.mesh, all) {
-            while !mesh.synced().await {}
+            wait_until_synced(LATE, || mesh.synced()).await;
         }
         self.local_inputs().await;
         let mut done = self.remote_nodes_done.clone();
@@ -109,5 +113,28 @@ impl Completion {
     fn complete(&self, what: &Complete) {
         self.intake.ips().complete(what);
         self.intake.wake();
+    }
+}
+
+/// Asks until all is read. An answer takes as long as the timeout, which may be no time at all.
+async fn wait_until_synced<F: Future<Output = bool>>(pause: Duration, synced: impl Fn() -> F) {
+    while !synced().await {
+        tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_timeout_the_mesh_is_asked_now_and_then() {
+        let (asked, pause) = (AtomicU32::new(0), Duration::from_millis(20));
+        let started = std::time::Instant::now();
+        wait_until_synced(pause, || async { asked.fetch_add(1, Ordering::Relaxed) == 3 }).await;
+        assert_eq!(asked.into_inner(), 4);
+        assert!(started.elapsed() >= 3 * pause);
     }
 }
