@@ -68,6 +68,11 @@ pub struct RemoteCluster {
     pub services: usize,
     /// Entries that collide with ours or another cluster's, now; nothing of them is programmed.
     pub conflicts: u64,
+    /// Entries in conflict that there was no room to remember, since the agent started. They come in when the cluster is
+    /// read again.
+    pub conflicts_dropped: u64,
+    /// Addresses that the ipcache had no room for, since the agent started.
+    pub left_out: u64,
     /// Entries that could not be used, since the agent started.
     pub rejected: u64,
     /// Some of the conflicts and rejected entries.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use causeway_api::ErrorBody;
@@ -15,7 +16,7 @@ use causeway_mesh_schema::{ClusterId, Kind};
 use super::families::{counter, gauge, sample};
 use super::views::component;
 use super::{Admin, Running};
-use crate::intent::mesh::{Target, latency};
+use crate::intent::mesh::{Offer, OfferKey, Target, latency};
 use crate::intent::slice::{Slice, SlicePort};
 use crate::metrics::{Family, Sample};
 
@@ -153,22 +154,27 @@ impl Admin {
             let ips = running.intake.ips();
             (ips.counts(id.get()), ips.withheld(id.get(), MAX_NAMED))
         };
-        shown.conflicts = (nodes.len() + counts.refused + counts.contested) as u64 + counts.dropped;
-        let remedy = "give each cluster addresses of its own";
-        let refusal = |kind: Kind, name: String, problem| Refusal {
-            kind: kind.to_string(),
-            name,
-            conflict: true,
-            problem,
-            remedy: remedy.to_owned(),
-        };
+        let offers = self.foreign_offers(id);
+        shown.conflicts = (nodes.len() + counts.refused + counts.contested + offers.len()) as u64;
+        shown.conflicts_dropped = counts.dropped;
+        shown.left_out = counts.left_out;
         shown.refusals.extend(nodes.into_iter().take(MAX_NAMED).map(|(name, why)| {
             let theirs = owner(why.owner.cluster());
-            refusal(Kind::Nodes, name, format!("{} overlaps {} of {theirs}", why.prefix, why.with))
+            conflict(Kind::Nodes, name, format!("{} overlaps {} of {theirs}", why.prefix, why.with))
         }));
         shown.refusals.extend(ips.into_iter().map(|(prefix, other)| {
-            refusal(Kind::Ips, prefix.to_string(), format!("the address belongs to {}", owner(other)))
+            conflict(Kind::Ips, prefix.to_string(), format!("the address belongs to {}", owner(other)))
         }));
+        let named = offers.iter().take(MAX_NAMED).filter_map(|(key, offer)| foreign_backends(key, offer, &owner));
+        shown.refusals.extend(named);
+    }
+
+    /// Entries of the cluster with backends that are not its own.
+    fn foreign_offers(&self, id: ClusterId) -> Vec<(OfferKey, Arc<Offer>)> {
+        self.tables.mesh_offers.read(|t| {
+            let foreign = t.iter().filter(|(key, offer)| key.cluster == id && !offer.foreign.is_empty());
+            foreign.map(|(key, offer)| (key.clone(), offer.clone())).collect()
+        })
     }
 
     /// Of the cluster's backends those that have been probed, and those that are dead.
@@ -186,6 +192,26 @@ impl Admin {
         });
         counts
     }
+}
+
+fn conflict(kind: Kind, name: String, problem: String) -> Refusal {
+    let remedy = "give each cluster addresses of its own".to_owned();
+    Refusal { kind: kind.to_string(), name, conflict: true, problem, remedy }
+}
+
+/// `None`: all backends are the cluster's own.
+fn foreign_backends(key: &OfferKey, offer: &Offer, owner: &impl Fn(u16) -> String) -> Option<Refusal> {
+    let (ip, other) = offer.foreign.first()?;
+    let more = match offer.foreign.len() - 1 {
+        0 => String::new(),
+        n => format!(", and {n} more are not its own"),
+    };
+    let problem = format!("the backend {ip} belongs to {}{more}", owner(*other));
+    let namespace = &key.service.namespace;
+    Some(match &*key.slice {
+        "" => conflict(Kind::Services, key.service.to_string(), problem),
+        slice => conflict(Kind::EndpointSlices, format!("{namespace}/{slice}"), problem),
+    })
 }
 
 fn targets(slice: &Slice) -> impl Iterator<Item = Target> {
@@ -264,7 +290,7 @@ pub(super) fn families(admin: &Admin) -> Vec<Family> {
     let source = vec![("source_cluster", own.0.clone()), ("source_node_name", own.1.clone())];
     let one = |value: u64| vec![sample(source.clone(), value)];
     let mut families = cilium_families(&per_cluster, &one, &status);
-    families.extend(own_families(&per_cluster, &status));
+    families.extend(own_families(&per_cluster, &labels, &status));
     families.push(gauge(
         "causeway_clustermesh_change_to_map_microseconds",
         "From a remote change's arrival (trigger: from the change, by the other cluster's clock) to the datapath's maps",
@@ -282,10 +308,11 @@ pub(super) fn families(admin: &Admin) -> Vec<Family> {
         ));
         families.push(counter(
             "causeway_clustermesh_probes",
-            "Probes of remote backends",
+            "Probes of remote backends that have ended; unsent: for a reason of this host",
             vec![
-                sample(vec![("outcome", "answered".into())], counts.probes.saturating_sub(counts.failures)),
+                sample(vec![("outcome", "answered".into())], counts.answered),
                 sample(vec![("outcome", "failed".into())], counts.failures),
+                sample(vec![("outcome", "unsent".into())], counts.unsent),
             ],
         ));
     }
@@ -325,7 +352,11 @@ fn cilium_families(
     ]
 }
 
-fn own_families(per_cluster: &impl Fn(fn(&RemoteCluster) -> u64) -> Vec<Sample>, status: &MeshStatus) -> Vec<Family> {
+fn own_families(
+    per_cluster: &impl Fn(fn(&RemoteCluster) -> u64) -> Vec<Sample>,
+    labels: &impl Fn(&RemoteCluster) -> Vec<(&'static str, String)>,
+    status: &MeshStatus,
+) -> Vec<Family> {
     let work = &status.ipcache;
     let writes = [("upsert", work.upserts), ("delete", work.deletes), ("unchanged", work.unchanged)];
     vec![
@@ -349,11 +380,21 @@ fn own_families(per_cluster: &impl Fn(fn(&RemoteCluster) -> u64) -> Vec<Sample>,
             "Entries that collide with ours or another cluster's",
             per_cluster(|c| c.conflicts),
         ),
+        counter(
+            "causeway_clustermesh_conflicts_dropped",
+            "Entries in conflict that there was no room to remember",
+            per_cluster(|c| c.conflicts_dropped),
+        ),
+        counter(
+            "causeway_clustermesh_ipcache_left_out",
+            "Addresses that the ipcache had no room for",
+            per_cluster(|c| c.left_out),
+        ),
         counter("causeway_clustermesh_rejected_entries", "Entries that cannot be used", per_cluster(|c| c.rejected)),
         gauge(
             "causeway_clustermesh_certificate_expiry_seconds",
             "Until our certificate for the cluster expires; 0: it has",
-            per_cluster(|c| c.certificate_expires_in_s.map_or(0, |s| u64::try_from(s).unwrap_or(0))),
+            certificate_samples(status, labels),
         ),
         gauge("causeway_clustermesh_ipcache_rows", "Remote addresses", vec![sample(vec![], work.rows as u64)]),
         gauge(
@@ -367,6 +408,15 @@ fn own_families(per_cluster: &impl Fn(fn(&RemoteCluster) -> u64) -> Vec<Sample>,
             writes.into_iter().map(|(action, n)| sample(vec![("action", action.into())], n)).collect(),
         ),
     ]
+}
+
+/// A certificate of which nothing is known has not expired: no sample.
+fn certificate_samples(
+    status: &MeshStatus,
+    labels: &impl Fn(&RemoteCluster) -> Vec<(&'static str, String)>,
+) -> Vec<Sample> {
+    let known = status.clusters.iter().filter_map(|c| Some((c, c.certificate_expires_in_s?)));
+    known.map(|(c, s)| sample(labels(c), u64::try_from(s).unwrap_or(0))).collect()
 }
 
 fn latency_samples(
@@ -390,4 +440,40 @@ fn latency_samples(
 /// Seconds since 1970; 0 where there was no such time.
 fn unix(rfc3339: &str) -> u64 {
     rfc3339.parse::<jiff::Timestamp>().ok().and_then(|t| u64::try_from(t.as_second()).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_with_backends_of_others_is_a_conflict() {
+        let cluster = ClusterId::try_from(2).unwrap();
+        let named = |slice: &str, foreign: &[(&str, u16)]| {
+            let key = OfferKey { service: crate::intent::Key::new("shop", "web"), cluster, slice: slice.into() };
+            let foreign = foreign.iter().map(|(ip, owner)| (ip.parse().unwrap(), *owner)).collect();
+            let offer = Offer { shared: true, slices: Box::default(), foreign };
+            let shown = foreign_backends(&key, &offer, &|owner| format!("#{owner}"))?;
+            Some(format!("{} {} {}: {}", shown.conflict, shown.kind, shown.name, shown.problem))
+        };
+        assert_eq!(named("", &[]), None);
+        let one = "true services shop/web: the backend 10.1.0.5 belongs to #0";
+        assert_eq!(named("", &[("10.1.0.5", 0)]).unwrap(), one);
+        let two = "true endpointslices shop/web-1: the backend 10.3.0.5 belongs to #3, and 1 more are not its own";
+        assert_eq!(named("web-1", &[("10.3.0.5", 3), ("10.3.0.6", 3)]).unwrap(), two);
+    }
+
+    #[test]
+    fn an_unknown_certificate_is_no_expired_one() {
+        let cluster = |name: &str, left| RemoteCluster {
+            name: name.into(),
+            certificate_expires_in_s: left,
+            ..RemoteCluster::default()
+        };
+        let clusters = vec![cluster("a", None), cluster("b", Some(-5)), cluster("c", Some(60))];
+        let status = MeshStatus { clusters, ..MeshStatus::default() };
+        let samples = certificate_samples(&status, &|c| vec![("target_cluster", c.name.clone())]);
+        let shown: Vec<String> = samples.iter().map(|s| format!("{} {}", s.labels[0].1, s.value)).collect();
+        assert_eq!(shown, ["b 0", "c 60"]);
+    }
 }

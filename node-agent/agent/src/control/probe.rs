@@ -104,6 +104,8 @@ pub(crate) struct Counts {
     pub(crate) dead: usize,
     /// Probes begun.
     pub(crate) probes: u64,
+    /// Probes after which the target lives. One whose target has gone meanwhile counts as begun only.
+    pub(crate) answered: u64,
     /// Probes that failed.
     pub(crate) failures: u64,
     /// Probes that could not be sent.
@@ -336,6 +338,7 @@ impl Prober {
 
 impl State {
     fn passed(&mut self, counts: &mut Counts) {
+        counts.answered += 1;
         self.against = match self.verdict {
             Verdict::Unknown | Verdict::Alive => 0,
             Verdict::Dead(_) => self.against + 1,

@@ -1,7 +1,9 @@
 //! Remote addresses into the datapath's ipcache, in batches, and leftovers of an earlier process out of it.
 //!
 //! The store stays locked over a batch: this cluster's own rows go through the same lock ([`super::datapath`]), so that
-//! neither overtakes the other. A batch is some hundred system calls of a microsecond each.
+//! neither overtakes the other. Whoever else needs the store, the readers of other clusters above all, waits for the
+//! batch's system calls meanwhile; [`BATCH`] bounds how long. Within it, the table of this cluster's own rows is looked
+//! into, which nobody holds who waits for the store.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,7 +54,11 @@ impl Writer {
                 }
                 Batch::Failed => {
                     failed += 1;
-                    tokio::time::sleep(backoff.delay(failed)).await;
+                    // What is new need not wait for what failed.
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff.delay(failed)) => {}
+                        () = self.intake.work() => {}
+                    }
                 }
             }
         }
@@ -64,17 +70,21 @@ impl Writer {
         if jobs.is_empty() {
             return Batch::Idle;
         }
-        let mut failed = false;
+        let mut failure = None;
         for job in jobs {
             if job.cluster == 0 && self.own.read(|t| t.get(&job.prefix.net()).is_some()) {
                 continue;
             }
             let result = self.write(&job);
             ips.finished(&job, result.is_ok());
-            failed |= result.is_err();
-            self.told(&job, result);
+            match result {
+                Ok(written) => self.told(&job, written),
+                Err(error) => failure = failure.or(Some(error)),
+            }
         }
-        if failed { Batch::Failed } else { Batch::Done }
+        // Once a batch: a write that went well says nothing of one beside it that did not.
+        self.intake.progress().set_error(failure.as_ref().map(ToString::to_string).unwrap_or_default());
+        if failure.is_some() { Batch::Failed } else { Batch::Done }
     }
 
     /// One batch; false when there is nothing to do.
@@ -90,24 +100,17 @@ impl Writer {
         }
     }
 
-    fn told(&self, job: &Job, result: causeway_datapath_loader::Result<bool>) {
+    fn told(&self, job: &Job, written: bool) {
         let progress = self.intake.progress();
-        let error = match result {
-            Ok(written) => {
-                let counter = match (written, job.identity) {
-                    (false, _) => &progress.unchanged,
-                    (true, Some(_)) => &progress.upserts,
-                    (true, None) => &progress.deletes,
-                };
-                counter.fetch_add(1, Ordering::Relaxed);
-                if job.cluster != 0 {
-                    progress.ip(job.cluster, job.prefix, job.revision, job.received, written);
-                }
-                String::new()
-            }
-            Err(error) => error.to_string(),
+        let counter = match (written, job.identity) {
+            (false, _) => &progress.unchanged,
+            (true, Some(_)) => &progress.upserts,
+            (true, None) => &progress.deletes,
         };
-        progress.set_error(error);
+        counter.fetch_add(1, Ordering::Relaxed);
+        if job.cluster != 0 {
+            progress.ip(job.cluster, job.prefix, job.revision, job.received, written);
+        }
     }
 }
 
@@ -161,6 +164,40 @@ mod tests {
         let progress = second.intake.progress();
         let counts = [&progress.upserts, &progress.deletes, &progress.unchanged].map(|c| c.load(Ordering::Relaxed));
         assert_eq!(counts, [0, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn what_is_new_does_not_wait_for_what_failed() {
+        let fake = Arc::new(Fake::new());
+        let w = writer(&fake);
+        let intake = w.intake.clone();
+        fake.fail_with(Some("map full"));
+        put(&w, 1, 131_072, 1);
+        let task = tokio::spawn(w.run());
+        // Until the pauses are longer than the test has patience.
+        tokio::time::sleep(Duration::from_millis(1000)).await;
+        fake.fail_with(None);
+        let started = Instant::now();
+        let entry = Entry { identity: 131_073, host: None, revision: 2 };
+        intake.ips().put(2, v4(10, 2, 0, 2), entry, None);
+        intake.wake();
+        while intake.ips().waiting() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(started.elapsed() < Duration::from_millis(300), "{:?}", started.elapsed());
+        task.abort();
+    }
+
+    #[test]
+    fn a_batch_that_failed_in_part_has_failed() {
+        let fake = Arc::new(Fake::new());
+        let w = writer(&fake);
+        fake.refuse_prefix("10.2.0.1/32".parse().unwrap());
+        put(&w, 1, 131_072, 1);
+        put(&w, 2, 131_073, 2);
+        assert_eq!(w.batch(), Batch::Failed);
+        assert_eq!(map(&fake), ["10.2.0.2 131073"]);
+        assert!(w.intake.progress().error().contains("10.2.0.1/32 is refused"));
     }
 
     #[tokio::test]

@@ -29,6 +29,14 @@ use super::prefix::{Prefix, Ranges};
 /// smaller has pods; beyond this they are counted and forgotten until the cluster is read again.
 const MAX_CONTESTED: usize = 65_536;
 
+/// Prefixes that remote rows may have; the map has room for more ([`crate::app`]), which is this cluster's own. Cilium's
+/// map has as many for all. Beyond this they are counted and forgotten until the cluster is read again.
+const MAX_ROWS: usize = 512_000;
+
+/// Nodes whose addresses are remembered for people; a mesh has some thousand, and whoever names more of them is not
+/// believed: beyond this an address is shown without its node.
+const MAX_HOSTS: usize = 65_536;
+
 /// What a cluster says of a prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -70,8 +78,23 @@ pub(crate) struct Counts {
     pub(crate) refused: usize,
     /// Claims on prefixes of which another cluster is believed.
     pub(crate) contested: usize,
-    /// Claims that there was no room to keep, since the start.
+    /// Claims on prefixes of others that there was no room to keep, since the start.
     pub(crate) dropped: u64,
+    /// Prefixes that there was no room for, since the start.
+    pub(crate) left_out: u64,
+}
+
+/// Smaller in tests.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    rows: usize,
+    hosts: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { rows: MAX_ROWS, hosts: MAX_HOSTS }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -94,10 +117,11 @@ pub(crate) struct RemoteIps {
     owners: Ranges<u16>,
     unclaimed: Unclaimed,
     queue: Queue,
-    /// Nodes' addresses; they are never forgotten, and a mesh has some thousand.
+    /// Nodes' addresses. They are never forgotten, at most [`MAX_HOSTS`].
     hosts: Vec<IpAddr>,
     host_index: HashMap<IpAddr, u32>,
     unchanged: u64,
+    limits: Limits,
 }
 
 impl RemoteIps {
@@ -149,6 +173,10 @@ impl RemoteIps {
 
     /// A cluster says what a prefix is.
     pub(crate) fn put(&mut self, id: u16, prefix: Prefix, entry: Entry, received: Option<Instant>) -> Put {
+        if self.rows.len() >= self.limits.rows && !self.rows.contains_key(&prefix) {
+            self.cluster(id).counts.left_out += 1;
+            return Put::Withheld;
+        }
         let host = self.host(entry.host);
         let generation = self.clusters.entry(id).or_default().generation;
         let mut new = Row::new(id, entry.identity, host, entry.revision, generation);
@@ -377,7 +405,9 @@ impl RemoteIps {
         if let Some(index) = self.host_index.get(&ip) {
             return *index;
         }
-        // `NO_HOST` is more than a map can hold rows.
+        if self.hosts.len() >= self.limits.hosts {
+            return NO_HOST;
+        }
         let index = u32::try_from(self.hosts.len()).unwrap_or(NO_HOST);
         self.hosts.push(ip);
         self.host_index.insert(ip, index);

@@ -108,6 +108,21 @@ fn the_reason_is_of_the_failure_that_decided() {
 }
 
 #[test]
+fn probes_are_counted_by_what_came_of_them_and_never_taken_back() {
+    let mut now = Instant::now();
+    let mut p = Prober::new(Settings::default());
+    p.handle(now, Input::Watch(target(1), Watched::default()));
+    let mut shown = Vec::new();
+    for answer in [Answer::Accepted, Answer::Silence, Answer::Unsent, Answer::Accepted, Answer::Refused] {
+        let probe = next(&mut p, &mut now);
+        // One that runs has no outcome yet.
+        shown.push((p.counts().answered, p.counts().failures, p.counts().unsent));
+        p.handle(now, Input::Answered(probe, answer));
+    }
+    assert_eq!(shown, [(0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 1, 1), (2, 1, 1)]);
+}
+
+#[test]
 fn proof_is_given_and_taken_back_as_asked() {
     let mut now = Instant::now();
     let mut p = Prober::new(Settings::default());

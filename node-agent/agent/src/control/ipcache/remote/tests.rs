@@ -147,6 +147,36 @@ fn a_range_that_contains_ours_is_refused() {
 }
 
 #[test]
+fn beyond_the_limit_rows_are_counted_and_left_out() {
+    let mut w = World::default();
+    w.ips.limits.rows = 2;
+    w.put(2, ip(1), 100);
+    w.put(2, ip(2), 101);
+    assert_eq!(w.put(3, ip(3), 102), Put::Withheld);
+    assert_eq!(w.put(2, ip(2), 103), Put::Queued, "what is there may change");
+    assert_eq!((w.put(3, ip(2), 104), w.ips.counts(3).contested), (Put::Withheld, 1), "and be contested");
+    assert_eq!((w.ips.counts(2).left_out, w.ips.counts(3).left_out), (0, 1));
+    assert_eq!(w.map, BTreeMap::from([(ip(1), 100), (ip(2), 103)]));
+    w.delete(2, ip(1));
+    w.put(3, ip(3), 105);
+    assert_eq!(w.map, BTreeMap::from([(ip(2), 103), (ip(3), 105)]), "there is room again");
+}
+
+#[test]
+fn beyond_the_limit_nodes_are_not_remembered() {
+    let mut w = World::default();
+    w.ips.limits.hosts = 1;
+    for (last, host) in [(1, 1), (2, 2), (3, 1)] {
+        let host = Some(IpAddr::from([192, 0, 2, host]));
+        w.ips.put(2, ip(last), Entry { identity: 100, host, revision: 1 }, None);
+    }
+    w.drain();
+    let host = Some(IpAddr::from([192, 0, 2, 1]));
+    assert_eq!([1, 2, 3].map(|last| w.ips.host_of(&ip(last))), [host, None, host]);
+    assert_eq!((w.map.len(), w.ips.hosts.len(), w.ips.host_index.len()), (3, 1, 1));
+}
+
+#[test]
 fn more_than_the_queue_holds_is_found_by_a_walk() {
     let mut ips = RemoteIps::default();
     let all = 40_000_u32;
