@@ -16,7 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("causeway-datapath-loader", &["causeway-datapath-abi", "causeway-datapath-logic"]),
     ("causeway-encryption-plan", &[]),
     ("causeway-wireguard", &["causeway-encryption-plan"]),
-    ("causeway-k8s", &[]),
+    // What a ServiceExport offers is said by two binaries, which must say the same.
+    ("causeway-k8s", &["causeway-mesh-schema"]),
     ("causeway-mesh-schema", &[]),
     ("causeway-mesh-kv", &[]),
     ("causeway-mesh-remote", &["causeway-mesh-kv", "causeway-mesh-schema"]),
