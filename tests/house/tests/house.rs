@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("causeway-datapath-logic", &["causeway-datapath-abi"]),
     ("causeway-datapath-loader", &["causeway-datapath-abi", "causeway-datapath-logic"]),
     ("causeway-encryption-plan", &[]),
+    ("causeway-encryption-device", &["causeway-encryption-plan"]),
     ("causeway-wireguard", &["causeway-encryption-plan"]),
     // What a ServiceExport offers is said by two binaries, which must say the same.
     ("causeway-k8s", &["causeway-mesh-schema"]),

@@ -40,6 +40,8 @@ pub(crate) struct Reader {
     pub(crate) last_change: Option<Duration>,
     /// How long the last complete listing took.
     pub(crate) last_list: Option<Duration>,
+    /// Complete ones.
+    pub(crate) listings: u64,
 }
 
 impl Kinds {
@@ -185,6 +187,7 @@ impl Reader {
             unreadable: 0,
             last_change: None,
             last_list: None,
+            listings: 0,
         }
     }
 
@@ -215,6 +218,7 @@ impl Reader {
                 desk.tell(Change::Deleted { kind, name, revision });
             }
             Said::Listed { .. } => {
+                self.listings += 1;
                 self.last_list = self.lane.list_asked().map(|asked| desk.now.saturating_sub(asked));
                 self.tally.listed();
                 desk.tell(Change::Listed(kind));

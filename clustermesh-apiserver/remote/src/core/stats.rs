@@ -60,6 +60,8 @@ pub struct KindStats {
     pub last_change: Option<Duration>,
     /// How long the last complete listing took, the consumer's work included.
     pub last_list: Option<Duration>,
+    /// Complete listings since the start.
+    pub listings: u64,
     /// Why it cannot be read now.
     pub problem: Option<String>,
 }
@@ -81,6 +83,7 @@ impl Remote {
             unreadable: reader.unreadable,
             last_change: reader.last_change,
             last_list: reader.last_list,
+            listings: reader.listings,
             problem: reader.lane.problem().map(str::to_owned),
         });
         Stats {

@@ -77,6 +77,8 @@ pub struct KindStatus {
     pub newest_age_s: Option<f64>,
     /// How long the last complete listing took.
     pub last_list_ms: Option<u64>,
+    /// Complete listings since the start.
+    pub listings: u64,
     pub problem: Option<String>,
 }
 
@@ -125,6 +127,7 @@ fn kind_status(kind: &KindStats, now: Duration) -> KindStatus {
         unreadable: kind.unreadable,
         newest_age_s: kind.last_change.map(|at| now.saturating_sub(at).as_secs_f64()),
         last_list_ms: kind.last_list.and_then(|took| u64::try_from(took.as_millis()).ok()),
+        listings: kind.listings,
         problem: kind.problem.clone(),
     }
 }

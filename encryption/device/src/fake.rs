@@ -1,0 +1,137 @@
+//! A device in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use causeway_encryption_plan::{Actual, Change, DeviceSpec, Link, LinkStats, Peer, PeerStats, PrivateKey, Snapshot};
+
+use crate::{Device, DeviceError, Ensured};
+
+/// Holds what it is told and refuses what a real one refuses. Links are confirmed when the test says so.
+#[derive(Debug, Default)]
+pub struct Fake {
+    spec: Option<DeviceSpec>,
+    actual: Actual,
+    confirmed: BTreeSet<Link>,
+    /// Nobody answers while this is set.
+    pub gone: bool,
+}
+
+impl Fake {
+    /// The peer has proven that it has the link's keys.
+    pub fn confirm(&mut self, link: Link) {
+        self.confirmed.insert(link);
+    }
+
+    /// The process was started anew.
+    pub fn restart(&mut self) {
+        *self = Self::default();
+    }
+
+    fn peer(&mut self, name: &causeway_encryption_plan::PeerName) -> Result<&mut Peer, String> {
+        self.actual.peers.get_mut(name).ok_or_else(|| format!("there is no peer {name}"))
+    }
+
+    fn carry_out(&mut self, change: Change) -> Result<(), String> {
+        match change {
+            Change::AddIdentity { private } => {
+                self.actual.identities.insert(PrivateKey::public(&private));
+            }
+            Change::RemoveIdentity { public } => {
+                let used = self.actual.peers.values().flat_map(|peer| &peer.links).any(|link| link.own == public);
+                if used {
+                    return Err(format!("identity {public} has links"));
+                }
+                self.actual.identities.remove(&public);
+            }
+            Change::AddPeer { peer, endpoint, keepalive_s, link } => {
+                if !self.actual.identities.contains(&link.own) {
+                    return Err(format!("there is no identity {}", link.own));
+                }
+                let links = BTreeSet::from([link]);
+                let new = Peer { endpoint, keepalive_s, links, active: link, prefixes: BTreeSet::new() };
+                if self.actual.peers.contains_key(&peer) {
+                    return Err(format!("peer {peer} is there already"));
+                }
+                self.actual.peers.insert(peer, new);
+            }
+            Change::RemovePeer { peer } => {
+                self.actual.peers.remove(&peer).ok_or_else(|| format!("there is no peer {peer}"))?;
+            }
+            Change::SetEndpoint { peer, endpoint } => self.peer(&peer)?.endpoint = endpoint,
+            Change::SetKeepalive { peer, keepalive_s } => self.peer(&peer)?.keepalive_s = keepalive_s,
+            Change::AddLink { peer, link } => {
+                if !self.actual.identities.contains(&link.own) {
+                    return Err(format!("there is no identity {}", link.own));
+                }
+                self.peer(&peer)?.links.insert(link);
+            }
+            Change::RemoveLink { peer, link } => {
+                let state = self.peer(&peer)?;
+                if state.active == link || !state.links.remove(&link) {
+                    return Err(format!("peer {peer} sends on that link, or has none such"));
+                }
+            }
+            Change::Activate { peer, link } => {
+                let state = self.peer(&peer)?;
+                if !state.links.contains(&link) {
+                    return Err(format!("peer {peer} has no such link"));
+                }
+                state.active = link;
+            }
+            Change::AddPrefix { peer, prefix } => {
+                for other in self.actual.peers.values_mut() {
+                    other.prefixes.remove(&prefix);
+                }
+                self.peer(&peer)?.prefixes.insert(prefix);
+            }
+            Change::RemovePrefix { peer, prefix } => {
+                self.peer(&peer)?.prefixes.remove(&prefix);
+            }
+        }
+        Ok(())
+    }
+
+    fn answers(&self) -> Result<(), DeviceError> {
+        if self.gone { Err(DeviceError::Gone("the fake is gone".into())) } else { Ok(()) }
+    }
+}
+
+impl Device for Fake {
+    fn describe(&self) -> String {
+        "fake (a test)".into()
+    }
+
+    fn ensure(&mut self, spec: &DeviceSpec) -> Result<Ensured, DeviceError> {
+        self.answers()?;
+        let fresh = self.spec.is_none();
+        self.spec = Some(spec.clone());
+        Ok(Ensured { ifindex: 7, fresh })
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) -> Result<(), DeviceError> {
+        self.answers()?;
+        for (applied, change) in changes.into_iter().enumerate() {
+            self.carry_out(change).map_err(|error| DeviceError::Refused { error, applied })?;
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<Snapshot, DeviceError> {
+        self.answers()?;
+        let stats = self.actual.peers.iter().map(|(name, peer)| {
+            let links = peer.links.iter().map(|link| {
+                let confirmed = self.confirmed.contains(link);
+                (*link, LinkStats { confirmed, ..LinkStats::default() })
+            });
+            (name.clone(), PeerStats { endpoint: peer.endpoint, links: links.collect(), source_refused: 0 })
+        });
+        let stats: BTreeMap<_, _> = stats.collect();
+        Ok(Snapshot { spec: self.spec.clone(), ifindex: 7, actual: self.actual.clone(), stats, ..Snapshot::default() })
+    }
+
+    fn delete(&mut self) -> Result<(), DeviceError> {
+        self.answers()?;
+        self.restart();
+        Ok(())
+    }
+}
