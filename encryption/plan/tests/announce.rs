@@ -1,4 +1,5 @@
 //! What nodes say of their keys, and what is made of it.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 mod model;
 

@@ -1,4 +1,5 @@
 //! Which links there are, which of them is sent on, and which still have to be warmed.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 mod model;
 

@@ -1,4 +1,5 @@
 //! `plan`: each change by itself, and what holds between any two states of a device.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 mod model;
 

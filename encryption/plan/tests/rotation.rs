@@ -1,4 +1,5 @@
 //! The life of this node's keys: every phase with every input, and what each wait ends by.
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 mod model;
 
