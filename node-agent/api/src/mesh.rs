@@ -95,6 +95,8 @@ pub struct KindStatus {
     pub checksum: String,
     /// How long the last complete listing took, from the first request to the last row.
     pub last_list_ms: Option<u64>,
+    /// Complete listings since the agent began to read the cluster.
+    pub listings: u64,
 }
 
 /// How long changes took to the datapath's maps, over the newest few thousand.

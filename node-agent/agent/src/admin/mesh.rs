@@ -244,6 +244,7 @@ fn kind_status(kind: &causeway_mesh_remote::KindStatus) -> KindStatus {
         entries: kind.entries as u64,
         checksum: kind.checksum.to_string(),
         last_list_ms: kind.last_list_ms,
+        listings: kind.listings,
     }
 }
 
