@@ -183,15 +183,18 @@ impl Follow {
     }
 
     fn page(&mut self, pinned: Seen, entries: Vec<Entry>, more: bool) {
-        let last = entries.last().map(|entry| entry.key.clone());
+        // The next page is asked for first: the store makes it while the consumer works on this one.
+        // A page that promises more and holds nothing would be asked for ever.
+        let next = entries.last().filter(|_| more).map(|entry| entry.key.clone());
+        let is_last = next.is_none();
+        if next.is_some() {
+            self.state = State::Paging(pinned);
+            self.ask_page(next, pinned.revision);
+        }
         for entry in entries {
             self.tell(Told::Put(entry));
         }
-        // A page that promises more and holds nothing would be asked for ever.
-        if more && last.is_some() {
-            self.state = State::Paging(pinned);
-            self.ask_page(last, pinned.revision);
-        } else {
+        if is_last {
             self.tell(Told::Listed { revision: pinned.revision });
             self.watch_after(pinned);
         }

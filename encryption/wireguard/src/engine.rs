@@ -6,6 +6,8 @@
 mod change;
 mod link;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,10 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::BytesMut;
-use gotatun::noise::TunnResult;
 use gotatun::noise::errors::WireGuardError;
 use gotatun::noise::handshake::parse_handshake_anon;
 use gotatun::noise::index_table::IndexTable;
+use gotatun::noise::{Tunn, TunnResult};
 use gotatun::packet::{Packet, WgHandshakeInit, WgKind};
 use parking_lot::RwLock;
 
@@ -34,8 +36,8 @@ pub type Datagram = (SocketAddr, BytesMut);
 const LONGEST_HANDSHAKE: usize = 148;
 /// Header and tag of a data message without payload.
 const SHORTEST_DATA: usize = 32;
-/// First byte of a data message.
-const DATA: u8 = 4;
+/// Type of a data message and what is reserved behind it, which no tag covers.
+const DATA: [u8; 4] = [4, 0, 0, 0];
 
 #[derive(Default)]
 struct Counters {
@@ -122,7 +124,7 @@ impl Engine {
     /// to be the peer's; answers and what waited for a handshake are added to `out`.
     pub fn open(&self, from: SocketAddr, datagram: &[u8], out: &mut Vec<Datagram>, mut inner: impl FnMut(BytesMut)) {
         let table = self.table.read();
-        if datagram.first() == Some(&DATA) {
+        if datagram.starts_with(&DATA) {
             if let Some(packet) = self.open_data(&table, from, datagram, out) {
                 inner(packet);
             }
@@ -151,9 +153,7 @@ impl Engine {
                 TunnResult::WriteToTunnel(packet) => {
                     if link.confirm() {
                         // What waited for the peer's first word.
-                        for kind in link::queued(&mut tunn) {
-                            self.emit(&link, from, kind, out);
-                        }
+                        self.flush(&link, &mut tunn, from, out);
                     }
                     Some(packet)
                 }
@@ -252,9 +252,7 @@ impl Engine {
                 }
                 self.emit(link, from, reply, out);
                 if answers_us {
-                    for kind in link::queued(&mut tunn) {
-                        self.emit(link, from, kind, out);
-                    }
+                    self.flush(link, &mut tunn, from, out);
                 }
             }
             TunnResult::Err(error) => link.refused(&error),
@@ -290,6 +288,16 @@ impl Engine {
             }
         }
         self.by_index.write().retain(|index, _| self.indexes.in_use(*index));
+    }
+
+    /// Queues what waited for a session.
+    fn flush(&self, link: &Arc<LinkState>, tunn: &mut Tunn, to: SocketAddr, out: &mut Vec<Datagram>) {
+        for kind in link::queued(tunn) {
+            if let WgKind::Data(sealed) = &kind {
+                link.sent(sealed.encrypted_encapsulated_packet().len() as u64);
+            }
+            self.emit(link, to, kind, out);
+        }
     }
 
     /// Queues a message and remembers the index by which it will be answered.

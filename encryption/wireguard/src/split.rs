@@ -124,7 +124,7 @@ impl<'p> Frame<'p> {
         let payload = transport + length;
         let least = if protocol == TCP { 20 } else { 8 };
         let size = usize::from(header.gso_size);
-        let fits = transport >= version.header() && length >= least && payload <= packet.len() && size > 0;
+        let fits = transport >= version.header() && length >= least && payload < packet.len() && size > 0;
         if fits { Ok(Self { packet, version, protocol, transport, payload, size }) } else { Err(Malformed) }
     }
 

@@ -61,7 +61,7 @@ fn lists_by_pages_of_the_first_ones_revision_then_watches() {
     follow.start();
     assert_eq!(drain(&mut follow), [r#"list after "" at 0"#]);
     follow.handle(STORE, page(&["a/1", "a/2"], true, 10));
-    assert_eq!(drain(&mut follow), ["relisting", "put a/1 1", "put a/2 1", r#"list after "a/2" at 10"#]);
+    assert_eq!(drain(&mut follow), ["relisting", r#"list after "a/2" at 10"#, "put a/1 1", "put a/2 1"]);
     assert_eq!(follow.revision(), None);
     follow.handle(STORE, page(&["a/3"], false, 12));
     assert_eq!(drain(&mut follow), ["put a/3 1", "listed 10", "watch 11"]);

@@ -1,6 +1,5 @@
 //! Carrying out changes.
 
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use causeway_encryption_plan::{Actual, Change, Link, PeerName, PeerStats, PublicKey};
@@ -51,7 +50,8 @@ impl Engine {
                 if table.peers.contains_key(&peer) {
                     return Err(ApplyError::PeerThere(peer));
                 }
-                let state = self.new_link(&table, &peer, link, keepalive_s, false)?;
+                let state = self.new_link(&table, &peer, link, false)?;
+                state.tunn.lock().set_persistent_keepalive(keepalive_s);
                 table.links.insert(link, Arc::clone(&state));
                 let added = PeerState::new(endpoint, keepalive_s, state);
                 table.peers.insert(peer, Arc::new(added));
@@ -65,16 +65,17 @@ impl Engine {
             Change::SetKeepalive { peer, keepalive_s } => {
                 let peer = known(&table, &peer)?;
                 peer.told.write().keepalive_s = keepalive_s;
-                for link in peer.links() {
-                    link.tunn.lock().set_persistent_keepalive(keepalive_s);
-                }
+                peer.active().tunn.lock().set_persistent_keepalive(keepalive_s);
             }
             Change::AddLink { peer, link } => self.add_link(&mut table, &peer, link, out)?,
             Change::RemoveLink { peer, link } => remove_link(&mut table, &peer, link)?,
             Change::Activate { peer: name, link } => {
                 let peer = known(&table, &name)?;
-                let state = peer.told.read().links.get(&link).cloned();
-                peer.activate(state.ok_or(ApplyError::NoLink(name, link.remote))?);
+                let told = peer.told.read();
+                let state = told.links.get(&link).ok_or(ApplyError::NoLink(name, link.remote))?;
+                peer.active().tunn.lock().set_persistent_keepalive(None);
+                state.tunn.lock().set_persistent_keepalive(told.keepalive_s);
+                peer.activate(Arc::clone(state));
             }
             Change::AddPrefix { peer, prefix } => add_prefix(&mut table, &peer, prefix)?,
             Change::RemovePrefix { peer, prefix } => remove_prefix(&mut table, &peer, prefix)?,
@@ -93,7 +94,6 @@ impl Engine {
         table: &Table,
         peer: &PeerName,
         link: Link,
-        keepalive_s: Option<u16>,
         warming: bool,
     ) -> Result<Arc<LinkState>, ApplyError> {
         let identity = table.identities.get(&link.own).ok_or(ApplyError::NoIdentity(link.own))?;
@@ -101,7 +101,7 @@ impl Engine {
             return Err(ApplyError::KeyTaken(link.remote, other.peer.clone()));
         }
         let (identity, indexes) = (Arc::clone(identity), self.indexes.clone());
-        Ok(Arc::new(LinkState::new(link, peer.clone(), identity, indexes, keepalive_s, warming)))
+        Ok(Arc::new(LinkState::new(link, peer.clone(), identity, indexes, warming)))
     }
 
     fn add_link(
@@ -112,11 +112,18 @@ impl Engine {
         out: &mut Vec<Datagram>,
     ) -> Result<(), ApplyError> {
         let peer = Arc::clone(known(table, name)?);
-        let keepalive_s = peer.told.read().keepalive_s;
-        let state = self.new_link(table, name, link, keepalive_s, true)?;
-        let first = state.tunn.lock().format_handshake_initiation(false);
-        if let Some(first) = first {
-            self.emit(&state, peer.endpoint(), WgKind::HandshakeInit(first), out);
+        let there = peer.told.read().links.get(&link).cloned();
+        let state = match there {
+            Some(state) => state,
+            None => self.new_link(table, name, link, true)?,
+        };
+        {
+            let mut tunn = state.tunn.lock();
+            if tunn.time_since_last_handshake().is_none()
+                && let Some(first) = tunn.format_handshake_initiation(false)
+            {
+                self.emit(&state, peer.endpoint(), WgKind::HandshakeInit(first), out);
+            }
         }
         table.links.insert(link, Arc::clone(&state));
         peer.told.write().links.insert(link, state);
@@ -134,8 +141,9 @@ fn remove_peer(table: &mut Table, name: &PeerName) -> Result<(), ApplyError> {
     for prefix in told.prefixes.iter().filter_map(|prefix| network(*prefix)) {
         table.routes.remove(prefix);
     }
-    for link in told.links.keys() {
+    for (link, state) in &told.links {
         table.links.remove(link);
+        state.end();
     }
     Ok(())
 }
@@ -145,10 +153,8 @@ fn remove_link(table: &mut Table, name: &PeerName, link: Link) -> Result<(), App
     if peer.active().link == link {
         return Err(ApplyError::LinkActive(name.clone(), link.remote));
     }
-    match peer.told.write().links.entry(link) {
-        Entry::Occupied(entry) => entry.remove(),
-        Entry::Vacant(_) => return Err(ApplyError::NoLink(name.clone(), link.remote)),
-    };
+    let state = peer.told.write().links.remove(&link);
+    state.ok_or_else(|| ApplyError::NoLink(name.clone(), link.remote))?.end();
     table.links.remove(&link);
     Ok(())
 }

@@ -57,14 +57,13 @@ impl LinkState {
         peer: PeerName,
         identity: Arc<Identity>,
         indexes: IndexTable,
-        keepalive_s: Option<u16>,
         warming: bool,
     ) -> Self {
         let tunn = Tunn::new(
             identity.private.clone(),
             x25519::PublicKey::from(*link.remote.as_bytes()),
             None,
-            keepalive_s,
+            None,
             indexes,
             Arc::clone(&identity.limiter),
         );
@@ -92,6 +91,11 @@ impl LinkState {
 
     pub(crate) fn is_warming(&self) -> bool {
         self.warming.load(Ordering::Relaxed)
+    }
+
+    /// Forgets keys, handshakes and what waits. Its indexes are free then, so that nothing finds it by them any more.
+    pub(crate) fn end(&self) {
+        self.tunn.lock().reset();
     }
 
     /// The session is over.
