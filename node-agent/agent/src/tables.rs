@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::control::ipcache::IpcacheRow;
 use crate::control::services::LbRow;
 use crate::intent::bgp::OwnConfig;
-use crate::intent::cilium::{Identity, RemoteEndpoint};
+use crate::intent::cilium::{CiliumNode, Identity, RemoteEndpoint};
 use crate::intent::endpoint::LocalEndpoint;
 use crate::intent::mesh::{Health, Offer, OfferKey, RemoteCluster, RemoteNode, RemoteNodeKey, Target};
 use crate::intent::node::{Namespace, Node};
@@ -31,6 +31,8 @@ pub(crate) struct Tables {
     pub(crate) nodes: Shared<Key, Node>,
     /// At most one row: the own CiliumNode.
     pub(crate) own_node: Shared<Key, OwnNode>,
+    /// All CiliumNodes of this cluster; read only where traffic between nodes is encrypted.
+    pub(crate) cilium_nodes: Shared<Key, CiliumNode>,
     pub(crate) namespaces: Shared<Key, Namespace>,
     /// Pods of this node.
     pub(crate) pods: Shared<Key, Pod>,

@@ -39,6 +39,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "causeway-bgp-wire",
             "causeway-datapath-abi",
             "causeway-datapath-loader",
+            "causeway-encryption-device",
+            "causeway-encryption-plan",
             "causeway-k8s",
             "causeway-mesh-kv",
             "causeway-mesh-remote",

@@ -74,6 +74,8 @@ pub(crate) struct RemoteNode {
     pub(crate) pod_cidrs: Box<[IpNet]>,
     /// Base64 of the node's WireGuard public key; empty without one.
     pub(crate) wireguard_pub_key: Box<str>,
+    /// All its keys with their epochs, as its annotation says; empty without it.
+    pub(crate) wireguard_pub_keys: Box<str>,
 }
 
 /// Where a remote backend listens.

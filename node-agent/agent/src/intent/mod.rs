@@ -41,6 +41,8 @@ impl Stamp {
 pub(crate) trait Read<K> {
     type Key: Ord + Clone + Send + 'static;
     type Row: PartialEq + Send + Sync + 'static;
+    /// What the watch is called among the watches, where its kind is watched twice.
+    const WATCH: Option<&'static str> = None;
 
     #[expect(clippy::type_complexity, reason = "a name for it would hide that it is key and row, or neither")]
     /// `Ok(None)`: a good object that is none of ours. The object is consumed, so that strings move instead of copying.

@@ -76,7 +76,7 @@ where
     R: Read<O>,
 {
     fn new(sink: Sink<R, R::Key, R::Row>) -> Self {
-        let kind = O::kind(&()).into_owned();
+        let kind = R::WATCH.map_or_else(|| O::kind(&()).into_owned(), str::to_owned);
         sink.watches.set(kind.clone(), WatchState::default());
         Follower { sink, kind, rows: BTreeMap::new(), bad: BTreeSet::new(), unseen: None, interrupted: false }
     }

@@ -123,6 +123,7 @@ fn nodes_of_other_clusters_are_reached_natively_and_come_after_ours() {
         addresses: [address("10.0.0.12"), address("10.0.0.99")].into(),
         pod_cidrs: ["10.2.9.0/24".parse().unwrap(), "fd00:2::/64".parse().unwrap()].into(),
         wireguard_pub_key: "".into(),
+        wireguard_pub_keys: "".into(),
     };
     inputs.remote_nodes.set(key.clone(), remote);
     inputs.nodes.set(Key::new("", "n1"), node(&["10.0.0.12"], &[]));
@@ -160,6 +161,7 @@ fn objects_that_a_table_has_forgotten_let_go_too() {
         addresses: [NodeAddress { ip: "192.0.2.7".parse().unwrap(), internal: true }].into(),
         pod_cidrs: ["10.2.0.0/16".parse().unwrap()].into(),
         wireguard_pub_key: "".into(),
+        wireguard_pub_keys: "".into(),
     };
     inputs.remote_nodes.set(abroad.clone(), row);
     let many = causeway_table::MAX_TOMBSTONES + 10;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use causeway_datapath_loader::Proto;
+use causeway_encryption_plan::Announcement;
 use causeway_k8s::names::LABEL_SERVICE_NAME;
 use causeway_mesh_schema::{
     ClusterEndpointSlice, ClusterId, ClusterService, Endpoint, Invalid, Node, NodeAddressKind, Ports,
@@ -33,6 +34,7 @@ pub(super) fn node(node: &Node) -> (RemoteNode, BTreeSet<Prefix>) {
         addresses: addresses.collect(),
         pod_cidrs: node.pod_cidrs().map(|cidr| cidr.trunc()).collect(),
         wireguard_pub_key: node.wireguard_pub_key.as_str().into(),
+        wireguard_pub_keys: node.annotations.get(Announcement::ANNOTATION).map_or("", String::as_str).into(),
     };
     (row, owned.collect())
 }
@@ -201,13 +203,13 @@ mod tests {
             source: String::new(),
             encryption_key: 0,
             labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
+            annotations: BTreeMap::from([(Announcement::ANNOTATION.to_owned(), "[]".to_owned())]),
             wireguard_pub_key: "key".into(),
             boot_id: String::new(),
         };
         let (row, owned) = node(&entry);
         assert_eq!(row.addresses.iter().map(|a| a.internal).collect::<Vec<_>>(), [true, false, false]);
-        assert_eq!((row.pod_cidrs.len(), &*row.wireguard_pub_key), (2, "key"));
+        assert_eq!((row.pod_cidrs.len(), &*row.wireguard_pub_key, &*row.wireguard_pub_keys), (2, "key", "[]"));
         let owned: Vec<String> = owned.iter().map(ToString::to_string).collect();
         assert_eq!(owned, ["10.2.1.0/24", "10.2.1.254", "192.0.2.1", "fd00:2:1::/64"]);
     }
