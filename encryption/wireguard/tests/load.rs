@@ -53,7 +53,9 @@ fn who_speaks_too_often_must_show_that_it_is_where_it_says() {
 
     assert_eq!(knock(&mut three, &mut b, at(3)).0, RESPONSE, "another address is not under load");
 
-    let WgKind::CookieReply(cookie) = Packet::copy_from(&cookie[..]).try_into_wg().unwrap() else { panic!("no cookie") };
+    let WgKind::CookieReply(cookie) = Packet::copy_from(&cookie[..]).try_into_wg().unwrap() else {
+        panic!("no cookie")
+    };
     assert!(matches!(one.handle_incoming_packet(WgKind::CookieReply(cookie)), TunnResult::Done));
     assert_eq!(knock(&mut one, &mut b, at(1)).0, RESPONSE, "the cookie is shown");
     assert_eq!(b.only_link_of(1).0, handshakes + 1);

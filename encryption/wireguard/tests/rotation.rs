@@ -62,7 +62,7 @@ fn both_links_receive_and_each_side_turns_when_it_wants() {
     assert_eq!(b.link(1, ends(NEW).1).rx_bytes, 32 * 5);
     // Node 2 has not turned.
     let back = send(2, 1, &mut b, &mut a);
-    assert_eq!(a.inner, [back.clone()]);
+    assert_eq!(a.inner, std::slice::from_ref(&back));
     assert_eq!(a.link(2, ends(OLD).0).rx_bytes, 32);
     b.apply(Change::Activate { peer: name(1), link: ends(NEW).1 });
     assert_eq!(send(2, 1, &mut b, &mut a), back);
@@ -118,9 +118,7 @@ fn both_nodes_rotate_at_once() {
     b.apply(Change::AddIdentity { private: key(OTHER) });
     let mut first: Vec<_> = [OLD, NEW]
         .into_iter()
-        .flat_map(|own| {
-            a.apply(Change::AddLink { peer: name(2), link: link(own, OTHER) })
-        })
+        .flat_map(|own| a.apply(Change::AddLink { peer: name(2), link: link(own, OTHER) }))
         .collect();
     let answers: Vec<_> = [OLD, NEW]
         .into_iter()

@@ -52,13 +52,7 @@ pub(crate) struct LinkState {
 }
 
 impl LinkState {
-    pub(crate) fn new(
-        link: Link,
-        peer: PeerName,
-        identity: Arc<Identity>,
-        indexes: IndexTable,
-        warming: bool,
-    ) -> Self {
+    pub(crate) fn new(link: Link, peer: PeerName, identity: Arc<Identity>, indexes: IndexTable, warming: bool) -> Self {
         let tunn = Tunn::new(
             identity.private.clone(),
             x25519::PublicKey::from(*link.remote.as_bytes()),
