@@ -5,12 +5,15 @@
 //! for the ranges that a cluster hands out (pods, Services, load balancers).
 
 mod parse;
+mod set;
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
+
+pub use set::SetError;
 
 /// Longest host, ToR or cluster name: names become interface names, which the kernel limits to 15 bytes.
 pub const MAX_NAME: usize = 12;
@@ -44,6 +47,9 @@ pub struct Cluster {
     /// How it takes part in the mesh.
     #[serde(default)]
     pub mesh: Mesh,
+    /// Whether its nodes encrypt what they send to each other.
+    #[serde(default)]
+    pub encryption: Encryption,
     /// Manifests applied at bring-up, relative to the topology's directory; a directory stands for all in it.
     pub bootstrap: Vec<String>,
 }
@@ -59,6 +65,35 @@ pub enum Mesh {
     /// It is in no mesh.
     #[default]
     None,
+}
+
+/// What the nodes of a cluster encrypt.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    #[default]
+    None,
+    /// Pods' traffic, by WireGuard.
+    Wireguard {
+        /// The nodes' own traffic too.
+        nodes: bool,
+        /// Which other clusters, in the words of the agent's `--encryption-clusters`; `None`: as the agent has it.
+        clusters: Option<String>,
+    },
+}
+
+impl Encryption {
+    /// WireGuard as it is when nothing more is said.
+    const WIREGUARD: Self = Self::Wireguard { nodes: false, clusters: None };
+
+    /// The words of `encryption = "..."`.
+    fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "none" => Some(Self::None),
+            "wireguard" => Some(Self::WIREGUARD),
+            _ => None,
+        }
+    }
 }
 
 /// An IPv4 and an IPv6 range; everything in the lab is dual stack.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use proptest::prelude::*;
-use topology::spec::{MAX_NAME, Software};
+use topology::spec::{Encryption, MAX_NAME, Software};
 use topology::{Plan, Topology, drawing, frr};
 
 fn manifest(path: &str) -> PathBuf {
@@ -61,7 +61,7 @@ fn two_clusters_switch() {
 
 #[test]
 fn readmes_show_the_drawing() {
-    for name in ["one-rack", "two-clusters", "three-clusters"] {
+    for name in ["one-rack", "two-clusters", "three-clusters", "encrypted"] {
         let drawing = drawing::draw(&plan(&read(&format!("{name}/topology.toml"))));
         assert!(read(&format!("{name}/README.md")).contains(&drawing), "{name}/README.md shows an old drawing");
     }
@@ -91,6 +91,53 @@ fn manifests_fit_the_topology() {
                 assert!(pool.contains(&format!("cidr: {range}\n")), "{name}: cluster {}: pool.yaml", cluster.name);
             }
         }
+    }
+}
+
+/// One cluster whose nodes stand in two racks: each rack's switch is a peer, and is told the loopbacks of the other.
+#[test]
+fn manifests_fit_two_racks_of_one_cluster() {
+    let plan = plan(&read("encrypted/topology.toml"));
+    let (bgp, pool) = (read("encrypted/manifests/bgp.yaml"), read("encrypted/manifests/pool.yaml"));
+    let cluster = &plan.clusters[0];
+    assert_eq!(bgp.matches(&format!("localASN: {}\n", cluster.asn)).count(), 2);
+    for tor in &plan.tors {
+        assert_eq!(bgp.matches(&format!("peerASN: {}\n", tor.asn)).count(), 2, "{}", tor.name);
+        for address in [tor.rack.v4.addr().to_string(), tor.rack.v6.addr().to_string()] {
+            assert!(bgp.contains(&format!("peerAddress: {address}\n")), "{}: {address}", tor.name);
+        }
+    }
+    let second: Vec<&str> = plan.cables_of("tor2").map(|(host, _)| host.name.as_str()).collect();
+    assert_eq!(bgp.matches(&format!("values: {second:?}\n")).count(), 2);
+    for range in [cluster.load_balancers.v4.to_string(), cluster.load_balancers.v6.to_string()] {
+        assert!(pool.contains(&format!("cidr: {range}\n")), "{range}");
+    }
+}
+
+#[test]
+fn encryption_is_set_and_mistakes_are_named() {
+    let mut topology = Topology::parse("topology.toml", &read("two-clusters/topology.toml")).unwrap();
+    let east = |topology: &Topology| topology.clusters[0].encryption.clone();
+    assert_eq!(east(&topology), Encryption::None);
+    for assignment in [
+        "cluster.east.encryption=wireguard",
+        "cluster.east.encrypt_node=true",
+        "cluster.east.encrypt_clusters=west=off",
+    ] {
+        topology.set(assignment).unwrap();
+    }
+    assert_eq!(east(&topology), Encryption::Wireguard { nodes: true, clusters: Some("west=off".into()) });
+    topology.set("cluster.east.encryption=none").unwrap();
+    assert_eq!(east(&topology), Encryption::None);
+    for (assignment, wanted) in [
+        ("east=wireguard", "is not cluster.NAME.FIELD=VALUE"),
+        ("cluster.est.encryption=none", "no cluster is named \"est\"; the clusters are: east, west"),
+        ("cluster.east.encrypton=none", "did you mean encryption?; what can: encryption"),
+        ("cluster.east.encryption=ipsec", "use \"wireguard\" or \"none\""),
+        ("cluster.east.encrypt_node=true", "set encryption=wireguard first"),
+    ] {
+        let error = topology.set(assignment).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}\nwanted {wanted}");
     }
 }
 
@@ -150,6 +197,12 @@ fn errors_name_line_field_and_remedy() {
         ("id = 0\n", "", ": id: the field is missing; add it"),
         ("id = 0", "id = 300", ":7: cluster.id: not a cluster id; use a number from 0 to 255"),
         ("id = 0", "id = ", ":7: id: "),
+        (
+            "id = 0\n",
+            "id = 0\nencryption = \"ipsec\"\n",
+            ": cluster.encryption: \"ipsec\" is no kind of encryption; use",
+        ),
+        ("id = 0\n", "id = 0\nencrypt_node = true\n", ": cluster.encrypt_node: the cluster has no encryption of which"),
     ];
     for (from, to, wanted) in cases {
         let text = one_rack().replacen(from, to, 1);

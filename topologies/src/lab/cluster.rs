@@ -10,6 +10,7 @@ use serde_json::json;
 use topology::plan::{API_PORT, HostPlan, Plan};
 use topology::spec::{Cluster, Mesh};
 
+use crate::encryption;
 use crate::kubernetes::Kubernetes;
 use crate::mesh;
 use crate::pki;
@@ -149,7 +150,7 @@ pub(crate) fn start_operator(lab: &Lab, state: &LabState, plane: &HostPlan, clus
     process::start(lab, spec(lab, &format!("operator-{}", plane.name), Some(plane), argv))
 }
 
-/// Starts a node's kubelet role and, unless the lab goes without, its agent.
+/// Starts a node's kubelet role and, unless the lab goes without, its agent and what that needs.
 pub(crate) fn start_node(lab: &Lab, state: &LabState, plan: &Plan, node: &HostPlan) -> Result<Vec<Record>> {
     let name = node.cluster_name();
     let cluster = plan
@@ -166,6 +167,7 @@ pub(crate) fn start_node(lab: &Lab, state: &LabState, plan: &Plan, node: &HostPl
         records.push(mesh::start_agent_projector(lab, &state.programs, node, cluster)?);
     }
     if state.agents {
+        records.extend(encryption::start(lab, &state.programs, node, &cluster.encryption)?);
         let mut argv = vec![
             path(&state.programs.agent),
             "--node-name".into(),
@@ -192,6 +194,7 @@ pub(crate) fn start_node(lab: &Lab, state: &LabState, plan: &Plan, node: &HostPl
         if meshed {
             argv.extend(["--clustermesh-config".into(), path(&mesh::agent_config(lab, node))]);
         }
+        argv.extend(encryption::agent_options(lab, node, &cluster.encryption));
         records.push(process::start(lab, spec(lab, &format!("agent-{}", node.name), Some(node), argv))?);
     }
     let mut argv = vec![

@@ -6,6 +6,7 @@
 mod cluster;
 mod dns;
 mod down;
+mod encryption;
 mod enter;
 mod fabric;
 mod fault;
@@ -90,6 +91,9 @@ enum Command {
         /// Of a mesh's etcd: with nothing of what it held, as another etcd cluster
         #[arg(long)]
         fresh: bool,
+        /// With another value of one of its options from now on, as encryption-clusters=west=off; may be given again
+        #[arg(long, value_name = "OPTION=VALUE", conflicts_with = "fresh")]
+        set: Vec<String>,
     },
     /// Makes a process stand still (SIGSTOP)
     Pause { name: String, process: String },
@@ -97,6 +101,8 @@ enum Command {
     Resume { name: String, process: String },
     /// Cuts or mends the link between two ToRs, or the cable between a host and a ToR
     Link { name: String, state: fault::LinkState, a: String, b: String },
+    /// Lays a cable between a host that runs and one more ToR
+    Cable { name: String, host: String, tor: String },
     /// Loses all traffic between two hosts or clusters
     Partition {
         name: String,
@@ -167,11 +173,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status { name, output } => return show::status(name.as_deref(), output),
         Command::List { output } => show::list(output)?,
         Command::Kill { name, process, signal } => process::kill_named(&state::Lab::open(&name)?, &process, &signal)?,
-        Command::Start { name, process, fresh: true } => mesh::start_fresh(&state::Lab::open(&name)?, &process)?,
-        Command::Start { name, process, fresh: false } => process::start_again(&state::Lab::open(&name)?, &process)?,
+        Command::Start { name, process, fresh: true, .. } => mesh::start_fresh(&state::Lab::open(&name)?, &process)?,
+        Command::Start { name, process, fresh: false, set } => {
+            process::start_again(&state::Lab::open(&name)?, &process, &set)?;
+        }
         Command::Pause { name, process } => process::kill_named(&state::Lab::open(&name)?, &process, "STOP")?,
         Command::Resume { name, process } => process::kill_named(&state::Lab::open(&name)?, &process, "CONT")?,
         Command::Link { name, state, a, b } => fault::link(&name, state, &a, &b)?,
+        Command::Cable { name, host, tor } => node::cable(&name, &host, &tor)?,
         Command::Partition { name, between } => fault::partition(&name, &between)?,
         Command::Heal { name, from, to } => fault::heal(&name, from.as_deref().zip(to.as_deref()))?,
         Command::Log { name, process } => show::log(&name, &process)?,

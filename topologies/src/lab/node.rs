@@ -1,4 +1,4 @@
-//! `node add` and `node remove`: a rack that grows and shrinks while it runs.
+//! `node add`, `node remove` and `cable`: a rack that grows and shrinks while it runs.
 
 use anyhow::{Context as _, Result, bail};
 use topology::spec::Role;
@@ -44,6 +44,28 @@ pub(crate) fn add(lab: &str, node: &str, cluster: Option<&str>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lays one more cable to a host: an interface with addresses, and a next hop of its default routes.
+pub(crate) fn cable(lab: &str, host: &str, tor: &str) -> Result<()> {
+    let lab = Lab::open(lab)?;
+    let mut state = lab.load()?;
+    let names = |all: Vec<&str>| all.join(", ");
+    if !state.topology.tors.iter().any(|known| known.name == tor) {
+        let known = names(state.topology.tors.iter().map(|tor| tor.name.as_str()).collect());
+        bail!("lab {} has no ToR \"{tor}\"; it has {known}", lab.name);
+    }
+    let Some(spec) = state.topology.hosts.iter_mut().find(|known| known.name == host) else {
+        let known = names(state.topology.hosts.iter().map(|host| host.name.as_str()).collect());
+        bail!("lab {} has no host \"{host}\"; it has {known}", lab.name);
+    };
+    if spec.cables.iter().any(|known| known == tor) {
+        bail!("{host} has a cable to {tor} already; causeway-lab link up {} {host} {tor} mends it", lab.name);
+    }
+    spec.cables.push(tor.into());
+    let plan = state.plan()?;
+    wiring::add_cable(&lab, plan.host(host).context("a host of the topology is in the plan")?)?;
+    lab.save(&state)
 }
 
 /// Ends what runs on a node and takes the node out of cluster and rack.

@@ -169,14 +169,29 @@ pub(crate) fn kill_named(lab: &Lab, name: &str, signal: &str) -> Result<()> {
     Ok(())
 }
 
-/// `causeway-lab start`.
-pub(crate) fn start_again(lab: &Lab, name: &str) -> Result<()> {
-    let record = find(lab, name)?;
+/// `causeway-lab start`: as before, but for the options that are `set` (`NAME=VALUE`).
+pub(crate) fn start_again(lab: &Lab, name: &str, set: &[String]) -> Result<()> {
+    let mut record = find(lab, name)?;
     if record.id.alive() {
         bail!("{name} runs already, as process {}", record.id.pid);
     }
+    for option in set {
+        let (option, value) =
+            option.split_once('=').with_context(|| format!("--set {option}: write OPTION=VALUE, without dashes"))?;
+        set_option(&mut record.spec.argv, option, value);
+    }
     start(lab, record.spec)?;
     Ok(())
+}
+
+/// Another value for an option that stands in two words, `--name value`; one that is not there comes last.
+fn set_option(argv: &mut Vec<String>, name: &str, value: &str) {
+    let flag = format!("--{name}");
+    let at = argv.iter().position(|word| *word == flag).map(|at| at + 1);
+    match at.and_then(|at| argv.get_mut(at)) {
+        Some(old) => *old = value.into(),
+        None => argv.extend([flag, value.into()]),
+    }
 }
 
 /// Ends processes: SIGTERM to all, then SIGKILL to those that are left after `grace`. Returns how many ran.
@@ -226,6 +241,14 @@ pub(crate) fn check_alive(records: &[Record]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_option_is_replaced_or_added() {
+        let mut argv = ["agent", "--a", "1", "--b", "2"].map(String::from).to_vec();
+        set_option(&mut argv, "a", "west=off");
+        set_option(&mut argv, "c", "3");
+        assert_eq!(argv.join(" "), "agent --a west=off --b 2 --c 3");
+    }
 
     #[test]
     fn a_recycled_process_id_is_another_process() {

@@ -45,6 +45,7 @@ pub(crate) struct Programs {
     pub(crate) lab: PathBuf,
     pub(crate) apiserver: PathBuf,
     pub(crate) agent: PathBuf,
+    pub(crate) wireguard: PathBuf,
     pub(crate) operator: PathBuf,
     pub(crate) ctl: PathBuf,
     pub(crate) clustermesh: PathBuf,

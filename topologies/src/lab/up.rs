@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use nix::mount::{MsFlags, mount};
 use topology::plan::CablePlan;
-use topology::spec::{Cluster, Mesh};
+use topology::spec::{Cluster, Encryption, Mesh};
 use topology::{Plan, Topology};
 
 use crate::cluster;
@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// Another node of the first cluster, cabled as its last one; may be given again
     #[arg(long, value_name = "NODE")]
     add_node: Vec<String>,
+    /// Another value for a field of the topology, as cluster.east.encryption=wireguard; may be given again
+    #[arg(long, value_name = "FIELD=VALUE")]
+    set: Vec<String>,
     /// Do not apply the topology's bootstrap manifests
     #[arg(long)]
     no_bootstrap: bool,
@@ -79,6 +82,9 @@ pub(crate) fn read_topology(dir: &Path) -> Result<Topology> {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let progress = Progress::start();
     let mut topology = read_topology(&options.dir)?;
+    for assignment in &options.set {
+        topology.set(assignment).context("--set")?;
+    }
     for node in &options.add_node {
         topology.add_node(node, None)?;
     }
@@ -94,7 +100,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         cluster::manifests(&source, cluster)?;
     }
     let mesh = topology.meshed().count() > 0 && !options.no_mesh && !options.no_agents && !options.no_kubernetes;
-    let programs = programs(options, mesh)?;
+    let encryption = topology.clusters.iter().any(|cluster| cluster.encryption != Encryption::None);
+    let programs = programs(options, mesh, encryption)?;
     let state = LabState { topology, source, programs, agents: !options.no_agents, mesh, created: now() };
     claim(&lab)?;
     let outcome = lab.save(&state).and_then(|()| bring_up(&lab, &state, &plan, options, progress));
@@ -275,7 +282,7 @@ fn mount_bpf() -> Result<()> {
     mount(Some("bpf"), dir, Some("bpf"), MsFlags::empty(), None::<&str>).context("cannot mount bpffs on /sys/fs/bpf")
 }
 
-fn programs(options: &Options, mesh: bool) -> Result<Programs> {
+fn programs(options: &Options, mesh: bool, encryption: bool) -> Result<Programs> {
     let lab = std::env::current_exe().context("cannot find this program")?;
     let dir = match &options.bin_dir {
         Some(dir) => fs::canonicalize(dir).with_context(|| format!("--bin-dir {}", dir.display()))?,
@@ -293,6 +300,7 @@ fn programs(options: &Options, mesh: bool) -> Result<Programs> {
         lab,
         apiserver: dir.join("causeway-lab-apiserver"),
         agent: dir.join("causeway-agent"),
+        wireguard: dir.join("causeway-wireguard"),
         operator: dir.join("causeway-operator"),
         ctl: dir.join("causeway"),
         clustermesh: dir.join("clustermesh-apiserver"),
@@ -311,6 +319,7 @@ fn programs(options: &Options, mesh: bool) -> Result<Programs> {
         }
         if !options.no_agents {
             needed.extend([programs.agent.clone(), programs.operator.clone(), dir.join("causeway-cni")]);
+            needed.extend(encryption.then(|| programs.wireguard.clone()));
         }
         if mesh {
             needed.extend([programs.clustermesh.clone(), programs.ctl.clone(), programs.etcd.clone()]);

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use topology::plan::{HostPlan, LinkPlan, Plan, TorPlan};
+use topology::plan::{CablePlan, HostPlan, LinkPlan, Plan, TorPlan};
 use topology::spec::Role;
 
 use crate::netns;
@@ -74,6 +74,15 @@ pub(crate) fn add_host(lab: &Lab, host: &HostPlan) -> Result<()> {
     Ok(())
 }
 
+/// Makes the last cable of a host that runs.
+pub(crate) fn add_cable(lab: &Lab, host: &HostPlan) -> Result<()> {
+    let cable = host.cables.last().context("a host has cables")?;
+    batch(None, &cable_command(lab, host, cable))?;
+    batch(Some(&lab.netns(&cable.tor)), &port_commands(host, cable.bridge))?;
+    batch(Some(&lab.netns(&host.name)), &(interface_commands(cable) + &default_routes(host)))?;
+    batch(Some(&lab.netns(&cable.tor)), &route_commands(host, &cable.tor))
+}
+
 /// Sets an interface of a ToR up or down; it has the name of the host or ToR at the cable's other end.
 pub(crate) fn set_interface(lab: &Lab, tor: &str, interface: &str, up: bool) -> Result<()> {
     batch(Some(&lab.netns(tor)), &format!("link set {interface} {}\n", if up { "up" } else { "down" }))
@@ -106,18 +115,17 @@ fn make_namespace(lab: &Lab, host: &str, forwards: bool) -> Result<()> {
 
 /// Interfaces are born inside their namespaces: the root namespace never sees them.
 fn cable_commands(lab: &Lab, host: &HostPlan) -> String {
-    let mut text = String::new();
-    for cable in &host.cables {
-        let _ = writeln!(
-            text,
-            "link add name {} netns {} type veth peer name {} netns {}",
-            cable.interface,
-            lab.netns(&host.name),
-            host.name,
-            lab.netns(&cable.tor)
-        );
-    }
-    text
+    host.cables.iter().map(|cable| cable_command(lab, host, cable)).collect()
+}
+
+fn cable_command(lab: &Lab, host: &HostPlan, cable: &CablePlan) -> String {
+    format!(
+        "link add name {} netns {} type veth peer name {} netns {}\n",
+        cable.interface,
+        lab.netns(&host.name),
+        host.name,
+        lab.netns(&cable.tor)
+    )
 }
 
 fn link_commands(lab: &Lab, link: &LinkPlan) -> String {
@@ -157,23 +165,29 @@ fn host_commands(host: &HostPlan) -> String {
         "link set lo up\naddr add {}/32 dev lo\naddr add {}/128 dev lo nodad\n",
         host.loopback.v4, host.loopback.v6
     );
+    text.extend(host.cables.iter().map(interface_commands));
+    text + &default_routes(host)
+}
+
+fn interface_commands(cable: &CablePlan) -> String {
+    let interface = &cable.interface;
+    format!(
+        "link set {interface} up\naddr add {} dev {interface}\naddr add {} dev {interface} nodad\n",
+        cable.v4, cable.v6
+    )
+}
+
+/// Through all cables at once.
+fn default_routes(host: &HostPlan) -> String {
     let (mut hops_v4, mut hops_v6) = (String::new(), String::new());
-    for cable in &host.cables {
-        let (interface, gateway) = (&cable.interface, cable.gateway);
-        let _ = write!(
-            text,
-            "link set {interface} up\naddr add {} dev {interface}\naddr add {} dev {interface} nodad\n",
-            cable.v4, cable.v6
-        );
+    for CablePlan { interface, gateway, .. } in &host.cables {
         let _ = write!(hops_v4, " nexthop via {} dev {interface}", gateway.v4);
         let _ = write!(hops_v6, " nexthop via {} dev {interface}", gateway.v6);
     }
-    let _ = write!(
-        text,
-        "route add default src {}{hops_v4}\n-6 route add default src {}{hops_v6}\n",
+    format!(
+        "route replace default src {}{hops_v4}\n-6 route replace default src {}{hops_v6}\n",
         host.loopback.v4, host.loopback.v6
-    );
-    text
+    )
 }
 
 /// Routes of a ToR to a host's loopback.

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    Cluster, Host, Link, MAX_NAME, MAX_TOPOLOGY_NAME, Mesh, ParseError, Ranges, Role, Software, Topology, Tor,
-    check_name,
+    Cluster, Encryption, Host, Link, MAX_NAME, MAX_TOPOLOGY_NAME, Mesh, ParseError, Ranges, Role, Software, Topology,
+    Tor, check_name,
 };
 use crate::nearest::nearest;
 
@@ -69,6 +69,9 @@ struct RawCluster {
     service_cidrs: Spanned<Vec<String>>,
     lb_cidrs: Spanned<Vec<String>>,
     mesh: Option<Spanned<String>>,
+    encryption: Option<Spanned<String>>,
+    encrypt_node: Option<Spanned<bool>>,
+    encrypt_clusters: Option<Spanned<String>>,
     #[serde(default)]
     bootstrap: Vec<String>,
 }
@@ -167,6 +170,7 @@ impl Place<'_> {
             services: self.ranges("cluster.service_cidrs", &raw.service_cidrs)?,
             load_balancers: self.ranges("cluster.lb_cidrs", &raw.lb_cidrs)?,
             mesh: self.mesh(raw)?,
+            encryption: self.encryption(raw)?,
             bootstrap: raw.bootstrap.clone(),
         })
     }
@@ -188,6 +192,32 @@ impl Place<'_> {
             return Err(self.error(at, "cluster.mesh", problem, "give the cluster an id from 1 to 255"));
         }
         Ok(mesh)
+    }
+
+    fn encryption(&self, raw: &RawCluster) -> Result<Encryption, ParseError> {
+        let mut encryption = Encryption::None;
+        if let Some(word) = &raw.encryption {
+            encryption = Encryption::from_word(word.get_ref()).ok_or_else(|| {
+                let problem = format!("\"{}\" is no kind of encryption", word.get_ref());
+                self.error(word.span().start, "cluster.encryption", problem, "use \"wireguard\" or \"none\"")
+            })?;
+        }
+        if let Encryption::Wireguard { nodes, clusters } = &mut encryption {
+            *nodes = raw.encrypt_node.as_ref().is_some_and(|word| *word.get_ref());
+            *clusters = raw.encrypt_clusters.as_ref().map(|word| word.get_ref().clone());
+            return Ok(encryption);
+        }
+        let more = [
+            ("cluster.encrypt_node", raw.encrypt_node.as_ref().map(|word| word.span().start)),
+            ("cluster.encrypt_clusters", raw.encrypt_clusters.as_ref().map(|word| word.span().start)),
+        ];
+        match more.into_iter().find_map(|(field, at)| Some((field, at?))) {
+            None => Ok(encryption),
+            Some((field, at)) => {
+                let problem = "the cluster has no encryption of which this could say more";
+                Err(self.error(at, field, problem, "add encryption = \"wireguard\", or remove this line"))
+            }
+        }
     }
 
     /// Clusters that meet need ids of their own, and read each other in one way.
