@@ -1,6 +1,7 @@
 //! Our device against Debian's wireguard-go, each in a network namespace of its own:
 //! `cargo test -p causeway-wireguard --test interop -- --ignored --test-threads=1` (root).
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
+#![allow(clippy::cast_possible_truncation, reason = "numbers below 251")]
 
 #[path = "interop/relay.rs"]
 mod relay;
@@ -71,13 +72,15 @@ fn streams_and_full_packets_over_both_families() {
 fn the_other_end_moves() {
     let world = World::up(Family::V4);
     world.ping(&["-c", "2"]);
-    world.theirs.ip(&["addr", "add", "192.0.2.77/24", "dev", "under"]);
     world.theirs.ip(&["addr", "del", "192.0.2.2/24", "dev", "under"]);
+    world.theirs.ip(&["addr", "add", "192.0.2.77/24", "dev", "under"]);
+    // It keeps to the address that it has spoken from until it binds anew.
+    world.rebind_theirs(52_000);
     // It speaks first from its new place, then we do.
     world.ping_from_theirs(&["-c", "3", "-i", "0.2"]);
     world.ping(&["-c", "3", "-i", "0.2"]);
     let endpoint = world.snapshot().stats.values().next().unwrap().endpoint;
-    assert_eq!(endpoint.to_string(), "192.0.2.77:51871");
+    assert_eq!(endpoint.to_string(), "192.0.2.77:52000");
     println!("shown: the peer is followed to {endpoint}");
 }
 

@@ -1,4 +1,4 @@
-//! Benchmarks with a peer beside ours in the same run: `causeway-bench latency|agent|cni|mesh|all [--write FILE]`.
+//! Benchmarks with a peer beside ours in the same run: `causeway-bench latency|agent|cni|mesh|wireguard|all [--write FILE]`.
 //!
 //! It needs root, makes its own network namespaces and labs, and takes them down. Figures are printed as a table and, with
 //! `--write`, saved with the machine and the versions that they come from. No figure is asserted.
@@ -11,6 +11,7 @@ mod mesh;
 mod netns;
 mod report;
 mod rules;
+mod wireguard;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -51,6 +52,7 @@ enum What {
     Agent,
     Cni,
     Mesh,
+    Wireguard,
     All,
 }
 
@@ -77,6 +79,9 @@ fn main() -> Result<()> {
     }
     if wanted(What::Mesh) {
         mesh::run(&mut table)?;
+    }
+    if wanted(What::Wireguard) {
+        wireguard::run(&mut table, args.rounds)?;
     }
     if let Some(path) = &args.write {
         table.write(path, &versions())?;
@@ -105,6 +110,8 @@ fn versions() -> Vec<(String, String)> {
         ("commit", first("git", &["rev-parse", "--short", "HEAD"])),
         ("FRR", first("/usr/lib/frr/bgpd", &["--version"])),
         ("etcd", first("etcd", &["--version"])),
+        ("wireguard-go", first("dpkg-query", &["-W", "-f", "${Version}", "wireguard-go"])),
+        ("iperf3", first("iperf3", &["--version"])),
         ("nftables", first("nft", &["--version"])),
         ("iptables", first("iptables-legacy", &["--version"])),
         ("CNI plugins", first("dpkg-query", &["-W", "-f", "${Version}", "containernetworking-plugins"])),

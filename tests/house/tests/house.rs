@@ -53,7 +53,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("causeway-topology", &[]),
     ("causeway-lab-apiserver", &[]),
     ("causeway-e2e", &["causeway-mesh-schema", "causeway-topology"]),
-    ("causeway-bench", &["causeway-api", "causeway-datapath-abi", "causeway-datapath-loader"]),
+    (
+        "causeway-bench",
+        &[
+            "causeway-api",
+            "causeway-datapath-abi",
+            "causeway-datapath-loader",
+            "causeway-encryption-device",
+            "causeway-encryption-plan",
+        ],
+    ),
     ("causeway-house", &[]),
 ];
 

@@ -160,6 +160,11 @@ impl World {
         assert_eq!(self.ask(&Request::Apply(vec![change])), Answer::Applied);
     }
 
+    /// Has wireguard-go listen at another port.
+    pub(crate) fn rebind_theirs(&self, port: u16) {
+        run(self.theirs.command("wg").args(["set", THEIRS, "listen-port", &port.to_string()]));
+    }
+
     pub(crate) fn snapshot(&self) -> Snapshot {
         match self.ask(&Request::Snapshot) {
             Answer::Snapshot(snapshot) => *snapshot,
