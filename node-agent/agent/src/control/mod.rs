@@ -3,6 +3,7 @@
 pub(crate) mod affinity;
 pub(crate) mod bgp;
 pub(crate) mod claims;
+pub(crate) mod encryption;
 pub(crate) mod identity;
 pub(crate) mod ipam;
 pub(crate) mod ipcache;

@@ -5,6 +5,7 @@ pub(crate) mod bgp_saved;
 pub(crate) mod bgp_status;
 pub(crate) mod controllers;
 pub(crate) mod datapath;
+pub(crate) mod encryption;
 pub(crate) mod endpoints;
 pub(crate) mod hurry;
 pub(crate) mod kube_api;

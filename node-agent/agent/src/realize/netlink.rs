@@ -17,8 +17,9 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -74,6 +75,111 @@ pub(crate) struct Route {
     pub(crate) gateway: Option<IpAddr>,
     /// Source address for what this host itself sends there.
     pub(crate) prefer: Option<IpAddr>,
+}
+
+/// Marks rules and routes as ours (`rtm_protocol`, `FRA_PROTOCOL`): a number that nobody has in `rt_protos`.
+pub(crate) const OUR_PROTOCOL: RouteProtocol = RouteProtocol::Other(202);
+
+/// A route of a table that is ours.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TableRoute {
+    pub(crate) table: u8,
+    pub(crate) dst: IpNet,
+    /// `None`: the table says nothing about it, the next rule shall (`throw`).
+    pub(crate) oif: Option<u32>,
+    /// Source address for what this host itself sends there.
+    pub(crate) prefer: Option<IpAddr>,
+}
+
+impl TableRoute {
+    fn message(&self) -> RouteMessage {
+        let (dst, oif, prefer) = (self.dst, self.oif.unwrap_or_default(), self.prefer);
+        let mut message = route_message(&Route { dst, oif, gateway: None, prefer });
+        message.header.table = self.table;
+        message.header.protocol = OUR_PROTOCOL;
+        if self.oif.is_none() {
+            message.header.kind = RouteType::Throw;
+            message.header.scope = RouteScope::Universe;
+            message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Oif(_)));
+        }
+        message
+    }
+
+    /// `None`: it is not ours.
+    fn read(message: &RouteMessage) -> Option<TableRoute> {
+        let header = &message.header;
+        if header.protocol != OUR_PROTOCOL {
+            return None;
+        }
+        let (mut dst, mut oif, mut prefer) = (None, None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => dst = Some(IpAddr::from(*ip)),
+                RouteAttribute::Destination(RouteAddress::Inet6(ip)) => dst = Some(IpAddr::from(*ip)),
+                RouteAttribute::PrefSource(RouteAddress::Inet(ip)) => prefer = Some(IpAddr::from(*ip)),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(ip)) => prefer = Some(IpAddr::from(*ip)),
+                RouteAttribute::Oif(index) => oif = Some(*index),
+                _ => {}
+            }
+        }
+        let dst = IpNet::new(dst?, header.destination_prefix_length).ok()?;
+        // A throw route of IPv6 names the loopback interface.
+        let oif = oif.filter(|_| header.kind == RouteType::Unicast);
+        Some(TableRoute { table: header.table, dst, oif, prefer })
+    }
+}
+
+/// A routing rule that is ours: leads to a table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rule {
+    pub(crate) priority: u32,
+    pub(crate) table: u8,
+    pub(crate) v4: bool,
+    /// Not for packets with this mark, of which these bits count.
+    pub(crate) unless_mark: Option<(u32, u32)>,
+    pub(crate) from: Option<IpNet>,
+}
+
+impl Rule {
+    fn message(&self) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.family = if self.v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.table = self.table;
+        message.header.action = RuleAction::ToTable;
+        message.attributes = vec![RuleAttribute::Priority(self.priority), RuleAttribute::Protocol(OUR_PROTOCOL)];
+        if let Some((mark, mask)) = self.unless_mark {
+            message.header.flags = RuleFlags::Invert;
+            message.attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mask)]);
+        }
+        if let Some(from) = self.from {
+            message.header.src_len = from.prefix_len();
+            message.attributes.push(RuleAttribute::Source(from.addr()));
+        }
+        message
+    }
+
+    /// `None`: it is not ours.
+    fn read(message: &RuleMessage) -> Option<Rule> {
+        let (mut priority, mut mark, mut mask, mut from, mut ours) = (0, None, None, None, false);
+        for attribute in &message.attributes {
+            match attribute {
+                RuleAttribute::Priority(number) => priority = *number,
+                RuleAttribute::FwMark(number) => mark = Some(*number),
+                RuleAttribute::FwMask(number) => mask = Some(*number),
+                RuleAttribute::Source(ip) => from = IpNet::new(*ip, message.header.src_len).ok(),
+                RuleAttribute::Protocol(protocol) => ours = *protocol == OUR_PROTOCOL,
+                _ => {}
+            }
+        }
+        let rule = Rule {
+            priority,
+            table: message.header.table,
+            v4: message.header.family == AddressFamily::Inet,
+            unless_mark: mark.zip(mask),
+            from,
+        };
+        ours.then_some(rule)
+    }
 }
 
 /// A socket in the network namespace of the thread that opened it.
@@ -261,6 +367,91 @@ impl Netlink {
                 _ => None,
             })
             .collect())
+    }
+
+    /// Writes a route of a table of our own; replaces the one that is there.
+    pub(crate) fn set_table_route(&self, route: &TableRoute) -> Result<()> {
+        self.request(RouteNetlinkMessage::NewRoute(route.message()), NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
+            .map(drop)
+            .map_err(|e| NetError::new(format!("writing the route to {} in table {}", route.dst, route.table), e))
+    }
+
+    /// Deletes a route of a table of our own; its being gone is success.
+    pub(crate) fn delete_table_route(&self, route: &TableRoute) -> Result<()> {
+        match self.request(RouteNetlinkMessage::DelRoute(route.message()), NLM_F_ACK) {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                Err(NetError::new(format!("deleting the route to {} in table {}", route.dst, route.table), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Our own routes of these tables, of a family.
+    pub(crate) fn table_routes(&self, tables: &[u8], v4: bool) -> Result<Vec<TableRoute>> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let answers = self
+            .request(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP)
+            .map_err(|e| NetError::new("listing routes", e))?;
+        let routes = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) if tables.contains(&route.header.table) => TableRoute::read(&route),
+            _ => None,
+        });
+        Ok(routes.collect())
+    }
+
+    /// Writes a rule; its being there is success.
+    pub(crate) fn add_rule(&self, rule: &Rule) -> Result<()> {
+        match self.request(RouteNetlinkMessage::NewRule(rule.message()), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
+                Err(NetError::new(format!("writing the routing rule {rule:?}"), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes a rule; its being gone is success.
+    pub(crate) fn delete_rule(&self, rule: &Rule) -> Result<()> {
+        match self.request(RouteNetlinkMessage::DelRule(rule.message()), NLM_F_ACK) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+                Err(NetError::new(format!("deleting the routing rule {rule:?}"), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Our own rules of a family.
+    pub(crate) fn rules(&self, v4: bool) -> Result<Vec<Rule>> {
+        let mut message = RuleMessage::default();
+        message.header.family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let answers = self
+            .request(RouteNetlinkMessage::GetRule(message), NLM_F_DUMP)
+            .map_err(|e| NetError::new("listing routing rules", e))?;
+        let rules = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRule(rule) => Rule::read(&rule),
+            _ => None,
+        });
+        Ok(rules.collect())
+    }
+
+    /// Asks the kernel for a WireGuard interface, to learn whether it knows that kind, and takes it away again.
+    pub(crate) fn has_wireguard(&self) -> Result<bool> {
+        const PROBE: &str = "causeway_probe";
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(PROBE.to_owned()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]),
+        ];
+        match self.request(RouteNetlinkMessage::NewLink(message), NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(false),
+            Err(error) => return Err(NetError::new("asking the kernel for a WireGuard interface", error)),
+        }
+        if let Some(link) = self.link_by_name(PROBE)? {
+            self.delete_link(link.index)?;
+        }
+        Ok(true)
     }
 
     /// A neighbour that needs no ARP or neighbour discovery and never expires.
