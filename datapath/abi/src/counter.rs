@@ -56,6 +56,10 @@ counters! {
     NoService = 180 "no-service" true;
     /// No route to the destination, or the route refuses.
     FibLookupFailed = 169 "fib-lookup-failed" true;
+    /// Was about to leave in plaintext and must not.
+    NotEncrypted = 195 "unencrypted-traffic" true;
+    /// Came from the wire in plaintext and must not.
+    PlaintextRefused = 241 "plaintext-refused" true;
 }
 
 /// Rows of the `COUNTERS` array.

@@ -21,6 +21,7 @@ pub const LAYOUT_VERSION: u32 = 1;
 pub mod map {
     pub const ENDPOINTS: &str = "ENDPOINTS";
     pub const IPCACHE: &str = "IPCACHE";
+    pub const ENCRYPT: &str = "ENCRYPT";
     pub const SERVICES: &str = "SERVICES";
     pub const SLOTS: &str = "SLOTS";
     pub const FLOWS: &str = "FLOWS";
@@ -41,6 +42,17 @@ pub mod program {
     pub const FROM_NET: &str = "from_net";
     /// tcx egress of an uplink: packets that the host's stack sends to the wire.
     pub const TO_NET: &str = "to_net";
+    /// tcx ingress of the WireGuard device: decrypted packets, which have no link-layer header.
+    pub const FROM_WG: &str = "from_wg";
+}
+
+/// Marks of packets (`skb->mark`) that the programs set or know.
+pub mod mark {
+    /// A program has decided about the packet and sends it out of an uplink. Cilium uses the value for the same purpose
+    /// (`MARK_MAGIC_SNAT_DONE`), and tools that know Cilium's marks leave it alone.
+    pub const DONE: u32 = 0x0300;
+    /// What WireGuard sends to the wire: the fwmark of its sockets, as in Cilium (`MARK_MAGIC_WG_ENCRYPTED`).
+    pub const ENCRYPTED: u32 = 0x1e00;
 }
 
 macro_rules! size {
@@ -99,6 +111,30 @@ size!(IpcacheEntry, 8);
 pub mod ipcache_flag {
     /// The prefix belongs to the cluster or is natively routed to it: traffic from pods keeps its source address.
     pub const IN_CLUSTER: u32 = 1;
+}
+
+/// What must be encrypted between nodes. Key of `ENCRYPT`, a longest-prefix-match trie, is an [`IpcacheKey`]. An address
+/// without a row is nobody's who encrypts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct EncryptEntry {
+    /// Bits of [`encrypt_flag`].
+    pub flags: u32,
+    pub zero: u32,
+}
+size!(EncryptEntry, 8);
+
+pub mod encrypt_flag {
+    /// Pods of other nodes: another node's pod CIDR, or a cluster's whole pod range. Their traffic is encrypted.
+    pub const REMOTE_POD: u32 = 1;
+    /// Another node's own address. Its traffic with pods is encrypted.
+    pub const REMOTE_NODE: u32 = 2;
+    /// Pods of this node: its pod CIDR.
+    pub const LOCAL_POD: u32 = 4;
+    /// On a row with [`REMOTE_NODE`]: traffic between the hosts is encrypted as well.
+    pub const NODE_TOO: u32 = 8;
+    /// An exception: traffic with this prefix may be in plaintext, whatever its other end.
+    pub const PLAIN: u32 = 16;
 }
 
 /// Key of `SERVICES`. `port` and `proto` both zero is the address's catch-all row: what reaches it is not for the host.
@@ -268,7 +304,9 @@ pub struct NodeConfig {
     pub seed: u32,
     /// Bits of [`config_flag`].
     pub flags: u32,
-    pub zero: u32,
+    /// UDP port of WireGuard on every node, in CPU byte order; of no account without [`config_flag::ENCRYPT`].
+    pub wireguard_port: u16,
+    pub zero: u16,
 }
 size!(NodeConfig, 80);
 
@@ -277,6 +315,8 @@ pub mod config_flag {
     pub const MASQUERADE_V4: u32 = 1;
     /// Translate the source of IPv6 traffic that leaves the cluster (`enable-ipv6-masquerade`).
     pub const MASQUERADE_V6: u32 = 2;
+    /// Nothing that `ENCRYPT` names leaves or enters by an uplink in plaintext.
+    pub const ENCRYPT: u32 = 4;
 }
 
 impl Addr {

@@ -7,12 +7,12 @@ use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_ktime_get_boot_ns};
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use causeway_datapath_abi::{
-    Addr, Count, Counter, Endpoint, Flow, FragmentKey, FragmentPorts, IpcacheEntry, IpcacheKey, NodeConfig, Service,
-    ServiceKey, Slot, SlotKey, Tuple,
+    Addr, Count, Counter, EncryptEntry, Endpoint, Flow, FragmentKey, FragmentPorts, IpcacheEntry, IpcacheKey,
+    NodeConfig, Service, ServiceKey, Slot, SlotKey, Tuple,
 };
 use causeway_datapath_logic::{Inserted, NextHop, Node, Route, RouteQuery};
 
-use crate::maps::{COUNTERS, ENDPOINTS, FLOWS, FRAGMENTS, IPCACHE, NODE_CONFIG, SERVICES, SLOTS};
+use crate::maps::{COUNTERS, ENCRYPT, ENDPOINTS, FLOWS, FRAGMENTS, IPCACHE, NODE_CONFIG, SERVICES, SLOTS};
 
 /// `EEXIST` (include/uapi/asm-generic/errno-base.h), negative as helpers return it.
 const EXISTS: i32 = -17;
@@ -108,6 +108,11 @@ impl Node for Kernel {
     }
 
     #[inline(always)]
+    fn wireguard_port(&self) -> u16 {
+        config!(wireguard_port)
+    }
+
+    #[inline(always)]
     fn endpoint(&self, addr: &Addr, out: &mut Endpoint) -> bool {
         match ENDPOINTS.get_ptr(addr) {
             Some(row) => {
@@ -126,6 +131,17 @@ impl Node for Kernel {
         let key = unsafe { &*(&raw const key).cast::<Key<Addr>>() };
         match IPCACHE.get(key) {
             Some(&IpcacheEntry { flags, .. }) => flags,
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn encrypt_flags(&self, addr: &Addr) -> u32 {
+        let key = IpcacheKey { prefix_len: HOST_PREFIX, addr: *addr };
+        // SAFETY: as in `ipcache_flags`.
+        let key = unsafe { &*(&raw const key).cast::<Key<Addr>>() };
+        match ENCRYPT.get(key) {
+            Some(&EncryptEntry { flags, .. }) => flags,
             None => 0,
         }
     }

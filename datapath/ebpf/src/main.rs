@@ -1,4 +1,4 @@
-//! The eBPF object of Causeway: four tcx programs over one packet logic.
+//! The eBPF object of Causeway: five tcx programs over one packet logic.
 //!
 //! Everything that decides is in `causeway-datapath-logic`; here are the maps, the packet accessor and the helpers'
 //! edges. The loader (`datapath/loader`) embeds the object, sizes and pins its maps, and attaches its programs.

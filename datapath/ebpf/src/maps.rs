@@ -5,8 +5,8 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use causeway_datapath_abi::{
-    Addr, COUNTERS_LEN, Count, Endpoint, Flow, FragmentKey, FragmentPorts, IpcacheEntry, NodeConfig, Service,
-    ServiceKey, Slot, SlotKey, Tuple,
+    Addr, COUNTERS_LEN, Count, EncryptEntry, Endpoint, Flow, FragmentKey, FragmentPorts, IpcacheEntry, NodeConfig,
+    Service, ServiceKey, Slot, SlotKey, Tuple,
 };
 use causeway_datapath_logic::Scratch;
 
@@ -15,6 +15,10 @@ pub static ENDPOINTS: HashMap<Addr, Endpoint> = HashMap::with_max_entries(4096, 
 
 #[map]
 pub static IPCACHE: LpmTrie<Addr, IpcacheEntry> = LpmTrie::with_max_entries(512_000, BPF_F_NO_PREALLOC);
+
+/// A node has one or two rows per other node, and a few for whole clusters.
+#[map]
+pub static ENCRYPT: LpmTrie<Addr, EncryptEntry> = LpmTrie::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
@@ -47,5 +51,6 @@ pub static NODE_CONFIG: Global<NodeConfig> = Global::new(NodeConfig {
     snat_port_max: 0,
     seed: 0,
     flags: 0,
+    wireguard_port: 0,
     zero: 0,
 });

@@ -2,6 +2,7 @@
 
 mod from_net;
 mod from_pod;
+mod from_wg;
 mod to_net;
 mod to_pod;
 
@@ -10,16 +11,12 @@ use core::mem::size_of;
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
-use causeway_datapath_abi::Addr;
+use causeway_datapath_abi::{Addr, mark};
 use causeway_datapath_logic::{Scratch, Verdict};
 
 use crate::kernel::{AF_INET, AF_INET6, Kernel};
 use crate::maps::SCRATCH;
 use crate::skb::Skb;
-
-/// Mark of packets that a program sends out of an uplink, so that `to_net` lets them pass. Cilium uses the value for the
-/// same purpose (`MARK_MAGIC_SNAT_DONE`), and tools that know Cilium's marks leave it alone.
-const MARK_DONE: u32 = 0x0300;
 
 /// `struct bpf_redir_neigh` (include/uapi/linux/bpf.h).
 #[repr(C)]
@@ -47,7 +44,7 @@ fn run(ctx: TcContext, entry: impl FnOnce(&mut Skb, &mut Kernel, &mut Scratch) -
         // SAFETY: as above.
         Verdict::Device { ifindex } => unsafe { bpf_redirect(ifindex, 0) },
         Verdict::Neighbour { ifindex } => {
-            skb.set_mark(MARK_DONE);
+            skb.set_mark(mark::DONE);
             neighbour(ifindex, &scratch.next_hop.addr)
         }
     };

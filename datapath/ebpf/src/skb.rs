@@ -4,15 +4,21 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
-use aya_ebpf::helpers::generated::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes};
+use aya_ebpf::helpers::generated::{
+    bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_change_head, bpf_skb_load_bytes, bpf_skb_store_bytes,
+};
 use aya_ebpf::programs::TcContext;
 use causeway_datapath_logic::{L4Sum, Packet, Unwritable};
 
 /// `BPF_F_IPV6` (include/uapi/linux/bpf.h, since Linux 6.16; older kernels refuse it).
 const BPF_F_IPV6: u64 = 1 << 7;
 
-/// `PACKET_HOST` (include/uapi/linux/if_packet.h).
+/// `PACKET_HOST` and `PACKET_OTHERHOST` (include/uapi/linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
+const PACKET_OTHERHOST: u32 = 3;
+/// Bytes of an Ethernet header, and where its EtherType is (IEEE 802.3).
+const ETHERNET_LEN: u32 = 14;
+const ETHER_TYPE_AT: u32 = 12;
 
 pub struct Skb {
     ctx: TcContext,
@@ -21,6 +27,15 @@ pub struct Skb {
 impl Skb {
     pub fn new(ctx: TcContext) -> Skb {
         Skb { ctx }
+    }
+
+    /// Puts an Ethernet header in front of a packet that has none. Its addresses stay zero: a pod's are written when the
+    /// packet goes there, and nothing else that takes the packet looks at them.
+    #[inline(always)]
+    pub fn add_ethernet(&mut self) -> Result<(), Unwritable> {
+        // SAFETY: the helper takes numbers only.
+        check(unsafe { bpf_skb_change_head(self.ctx.skb.skb, ETHERNET_LEN, 0) })?;
+        self.store(ETHER_TYPE_AT, &self.ether_type().to_be_bytes())
     }
 
     #[inline(always)]
@@ -56,6 +71,18 @@ impl Packet for Skb {
     fn is_for_host(&self) -> bool {
         // SAFETY: as above.
         unsafe { (*self.ctx.skb.skb).pkt_type == PACKET_HOST }
+    }
+
+    #[inline(always)]
+    fn is_for_other_host(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.ctx.skb.skb).pkt_type == PACKET_OTHERHOST }
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.ctx.skb.skb).mark }
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use causeway_datapath_abi as abi;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::{Backend, Endpoint, FlowRow, Frontend, IpcacheEntry, LbService, Proto, Tuple};
+use crate::{Backend, EncryptEntry, Endpoint, FlowRow, Frontend, IpcacheEntry, LbService, Proto, Tuple};
 
 /// IPv4 /n is /(96 + n) of the mapped address.
 const V4_PREFIX: u8 = 96;
@@ -47,6 +47,30 @@ pub(crate) fn ipcache_entry(entry: IpcacheEntry) -> abi::IpcacheEntry {
 
 pub(crate) fn ipcache_entry_back(entry: abi::IpcacheEntry) -> IpcacheEntry {
     IpcacheEntry { identity: entry.identity, in_cluster: entry.flags & abi::ipcache_flag::IN_CLUSTER != 0 }
+}
+
+pub(crate) fn encrypt_entry(entry: EncryptEntry) -> abi::EncryptEntry {
+    use abi::encrypt_flag::{LOCAL_POD, NODE_TOO, PLAIN, REMOTE_NODE, REMOTE_POD};
+    let flags = match entry {
+        EncryptEntry::RemotePods => REMOTE_POD,
+        EncryptEntry::RemoteNode { hosts_too: false } => REMOTE_NODE,
+        EncryptEntry::RemoteNode { hosts_too: true } => REMOTE_NODE | NODE_TOO,
+        EncryptEntry::LocalPods => LOCAL_POD,
+        EncryptEntry::Plain => PLAIN,
+    };
+    abi::EncryptEntry { flags, zero: 0 }
+}
+
+/// `None` for a row that this version does not write.
+pub(crate) fn encrypt_entry_back(entry: abi::EncryptEntry) -> Option<EncryptEntry> {
+    let hosts_too = entry.flags & abi::encrypt_flag::NODE_TOO != 0;
+    let all = [
+        EncryptEntry::RemotePods,
+        EncryptEntry::RemoteNode { hosts_too },
+        EncryptEntry::LocalPods,
+        EncryptEntry::Plain,
+    ];
+    all.into_iter().find(|known| encrypt_entry(*known) == entry)
 }
 
 pub(crate) fn endpoint(e: Endpoint) -> abi::Endpoint {
@@ -135,6 +159,19 @@ mod tests {
         assert_eq!(key.prefix_len, 120);
         assert_eq!(ip(key.addr), IpAddr::from([10, 1, 2, 0]));
         assert_eq!(prefix(abi::IpcacheKey { prefix_len: 129, addr: abi::Addr::ZERO }), None);
+    }
+
+    #[test]
+    fn encrypt_rows_survive_and_unknown_ones_are_none() {
+        let mut known = 0;
+        for flags in 0..64 {
+            let row = abi::EncryptEntry { flags, zero: 0 };
+            if let Some(entry) = encrypt_entry_back(row) {
+                assert_eq!(encrypt_entry(entry), row);
+                known += 1;
+            }
+        }
+        assert_eq!(known, 5);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use causeway_datapath_abi::Counter;
 use ipnet::IpNet;
 
 use crate::{
-    AttachedLink, CounterReading, Datapath, Endpoint, Error, Feature, FlowRow, Frontend, GcStats, Hook, IpcacheEntry,
-    LbService, MapUsage, Result, plan,
+    AttachedLink, CounterReading, Datapath, EncryptEntry, Endpoint, Error, Feature, FlowRow, Frontend, GcStats, Hook,
+    IpcacheEntry, LbService, MapUsage, Result, plan,
 };
 
 /// See the module. Cheap to make; share it in an `Arc`.
@@ -23,6 +23,7 @@ pub struct Fake {
 struct Rows {
     services: BTreeMap<Frontend, LbService>,
     ipcache: BTreeMap<IpNet, IpcacheEntry>,
+    encrypt: BTreeMap<IpNet, EncryptEntry>,
     endpoints: BTreeMap<IpAddr, Endpoint>,
     links: BTreeSet<(u32, Hook)>,
     vanished: BTreeSet<u32>,
@@ -124,6 +125,18 @@ impl Datapath for Fake {
         Ok(self.rows().ipcache.clone())
     }
 
+    fn upsert_encrypt(&self, prefix: IpNet, entry: EncryptEntry) -> Result<bool> {
+        self.write(|rows| upsert(&mut rows.encrypt, prefix.trunc(), entry))
+    }
+
+    fn delete_encrypt(&self, prefix: IpNet) -> Result<bool> {
+        self.write(|rows| rows.encrypt.remove(&prefix.trunc()).is_some())
+    }
+
+    fn encrypt(&self) -> Result<BTreeMap<IpNet, EncryptEntry>> {
+        Ok(self.rows().encrypt.clone())
+    }
+
     fn upsert_endpoint(&self, addr: IpAddr, endpoint: Endpoint) -> Result<bool> {
         self.write(|rows| upsert(&mut rows.endpoints, addr, endpoint))
     }
@@ -149,6 +162,14 @@ impl Datapath for Fake {
             return Err(Error::NoInterface { doing: "attaching the uplink program", ifindex });
         }
         self.write(|rows| rows.links.insert((ifindex, Hook::FromNet)) | rows.links.insert((ifindex, Hook::ToNet)))?;
+        Ok(())
+    }
+
+    fn attach_wireguard(&self, ifindex: u32) -> Result<()> {
+        if self.rows().vanished.contains(&ifindex) {
+            return Err(Error::NoInterface { doing: "attaching the WireGuard program", ifindex });
+        }
+        self.write(|rows| rows.links.insert((ifindex, Hook::FromWg)))?;
         Ok(())
     }
 
@@ -221,6 +242,7 @@ impl Datapath for Fake {
             usage(map::SERVICES, rows.services.len()),
             usage(map::SLOTS, rows.services.values().map(|s| s.backends.len()).sum()),
             usage(map::IPCACHE, rows.ipcache.len()),
+            usage(map::ENCRYPT, rows.encrypt.len()),
             usage(map::ENDPOINTS, rows.endpoints.len()),
             usage(map::FLOWS, rows.flows.len()),
         ])

@@ -23,8 +23,8 @@ use causeway_datapath_abi as abi;
 use ipnet::IpNet;
 
 use crate::{
-    AttachedLink, CounterReading, Datapath, Endpoint, Error, Feature, FlowRow, Frontend, GcStats, Hook, IpcacheEntry,
-    LbService, MapUsage, Result, convert,
+    AttachedLink, CounterReading, Datapath, EncryptEntry, Endpoint, Error, Feature, FlowRow, Frontend, GcStats, Hook,
+    IpcacheEntry, LbService, MapUsage, Result, convert,
 };
 pub use open::{MapSize, Options, object};
 use services::Services;
@@ -38,6 +38,7 @@ pub struct Kernel {
     // service update does not hold up a pod's start.
     services: Mutex<Services>,
     ipcache: Mutex<Table<LpmTrie<MapData, abi::Addr, abi::IpcacheEntry>, IpNet, IpcacheEntry>>,
+    encrypt: Mutex<Table<LpmTrie<MapData, abi::Addr, abi::EncryptEntry>, IpNet, EncryptEntry>>,
     endpoints: Mutex<Table<HashMap<MapData, abi::Addr, abi::Endpoint>, IpAddr, Endpoint>>,
     programs: Mutex<Ebpf>,
     counters: PerCpuArray<MapData, abi::Count>,
@@ -148,6 +149,24 @@ impl Datapath for Kernel {
         Ok(lock(&self.ipcache).mirror.clone())
     }
 
+    fn upsert_encrypt(&self, prefix: IpNet, entry: EncryptEntry) -> Result<bool> {
+        lock(&self.encrypt).upsert(prefix.trunc(), entry, |map, prefix, entry| {
+            let key = convert::ipcache_key(*prefix);
+            map.insert(&Key::new(key.prefix_len, key.addr), convert::encrypt_entry(*entry), 0)
+                .map_err(|e| self.full_or(abi::map::ENCRYPT, format!("writing encryption row {prefix}"), e))
+        })
+    }
+
+    fn delete_encrypt(&self, prefix: IpNet) -> Result<bool> {
+        let key = convert::ipcache_key(prefix);
+        let remove = |map: &mut LpmTrie<_, _, _>| map.remove(&Key::new(key.prefix_len, key.addr));
+        lock(&self.encrypt).delete(&prefix.trunc(), remove, "deleting an encryption row")
+    }
+
+    fn encrypt(&self) -> Result<BTreeMap<IpNet, EncryptEntry>> {
+        Ok(lock(&self.encrypt).mirror.clone())
+    }
+
     fn upsert_endpoint(&self, addr: IpAddr, endpoint: Endpoint) -> Result<bool> {
         lock(&self.endpoints).upsert(addr, endpoint, |map, addr, endpoint| {
             map.insert(convert::addr(*addr), convert::endpoint(*endpoint), 0)
@@ -174,6 +193,10 @@ impl Datapath for Kernel {
         let mut programs = lock(&self.programs);
         links::attach(&mut programs, &self.dir, ifindex, Hook::FromNet)?;
         links::attach(&mut programs, &self.dir, ifindex, Hook::ToNet)
+    }
+
+    fn attach_wireguard(&self, ifindex: u32) -> Result<()> {
+        links::attach(&mut lock(&self.programs), &self.dir, ifindex, Hook::FromWg)
     }
 
     fn detach(&self, ifindex: u32) -> Result<bool> {
@@ -223,6 +246,7 @@ impl Datapath for Kernel {
             (abi::map::SERVICES, services),
             (abi::map::SLOTS, slots),
             (abi::map::IPCACHE, lock(&self.ipcache).mirror.len()),
+            (abi::map::ENCRYPT, lock(&self.encrypt).mirror.len()),
             (abi::map::ENDPOINTS, lock(&self.endpoints).mirror.len()),
             (abi::map::FLOWS, self.flows.rows()),
         ];

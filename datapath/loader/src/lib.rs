@@ -23,8 +23,8 @@ pub use fake::Fake;
 use ipnet::IpNet;
 pub use kernel::{Kernel, MapSize, Options, object};
 pub use types::{
-    AttachedLink, Backend, CounterReading, Endpoint, Feature, FlowRow, Frontend, GcStats, Hook, IpcacheEntry,
-    LbService, MapUsage, Proto, Tuple,
+    AttachedLink, Backend, CounterReading, EncryptEntry, Endpoint, Feature, FlowRow, Frontend, GcStats, Hook,
+    IpcacheEntry, LbService, MapUsage, Proto, Tuple,
 };
 
 /// Everything the agent asks of the datapath.
@@ -45,6 +45,11 @@ pub trait Datapath: Send + Sync {
     fn delete_ipcache(&self, prefix: IpNet) -> Result<bool>;
     fn ipcache(&self) -> Result<BTreeMap<IpNet, IpcacheEntry>>;
 
+    /// Says whose a prefix is for encryption. Of no account unless the programs were loaded with `config_flag::ENCRYPT`.
+    fn upsert_encrypt(&self, prefix: IpNet, entry: EncryptEntry) -> Result<bool>;
+    fn delete_encrypt(&self, prefix: IpNet) -> Result<bool>;
+    fn encrypt(&self) -> Result<BTreeMap<IpNet, EncryptEntry>>;
+
     /// Makes `addr` a pod of this node. One row per address.
     fn upsert_endpoint(&self, addr: IpAddr, endpoint: Endpoint) -> Result<bool>;
     fn delete_endpoint(&self, addr: IpAddr) -> Result<bool>;
@@ -55,6 +60,9 @@ pub trait Datapath: Send + Sync {
     fn attach_pod(&self, ifindex: u32) -> Result<()>;
     /// Attaches the programs for packets from the wire and to it, likewise.
     fn attach_uplink(&self, ifindex: u32) -> Result<()>;
+    /// Attaches the program for decrypted packets to the WireGuard device, likewise. Made for devices without link-layer
+    /// headers (`ARPHRD_NONE`); on another one every packet would be misread.
+    fn attach_wireguard(&self, ifindex: u32) -> Result<()>;
     /// Detaches all of our programs from the interface; answers whether there were any.
     fn detach(&self, ifindex: u32) -> Result<bool>;
     /// What is attached where, including links whose interface has vanished.

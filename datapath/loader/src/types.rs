@@ -111,6 +111,20 @@ pub struct IpcacheEntry {
     pub in_cluster: bool,
 }
 
+/// Whose addresses a prefix holds, as far as encryption between nodes goes. The longest prefix decides; an address without a
+/// row is not part of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum EncryptEntry {
+    /// Pods of other nodes: their traffic is encrypted.
+    RemotePods,
+    /// Other nodes themselves: their traffic with pods is encrypted, and with `hosts_too` that between the hosts as well.
+    RemoteNode { hosts_too: bool },
+    /// Pods of this node.
+    LocalPods,
+    /// An exception: may be spoken with in plaintext.
+    Plain,
+}
+
 /// A pod of this node, as the programs know it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Endpoint {
@@ -136,6 +150,8 @@ pub enum Hook {
     FromNet,
     /// tcx egress of an uplink: what the host's stack sends.
     ToNet,
+    /// tcx ingress of the WireGuard device: what it decrypted.
+    FromWg,
 }
 
 impl fmt::Display for Hook {
@@ -145,7 +161,7 @@ impl fmt::Display for Hook {
 }
 
 impl Hook {
-    pub const ALL: [Hook; 4] = [Hook::FromPod, Hook::ToPod, Hook::FromNet, Hook::ToNet];
+    pub const ALL: [Hook; 5] = [Hook::FromPod, Hook::ToPod, Hook::FromNet, Hook::ToNet, Hook::FromWg];
 
     /// Name of the program in the object.
     pub const fn program(self) -> &'static str {
@@ -155,6 +171,7 @@ impl Hook {
             Hook::ToPod => program::TO_POD,
             Hook::FromNet => program::FROM_NET,
             Hook::ToNet => program::TO_NET,
+            Hook::FromWg => program::FROM_WG,
         }
     }
 }

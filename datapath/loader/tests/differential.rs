@@ -5,7 +5,7 @@
 
 mod programs;
 
-use causeway_datapath_abi::{Counter, Flow, Tuple};
+use causeway_datapath_abi::{Addr, Counter, Flow, IpcacheKey, Tuple, config_flag, mark};
 use causeway_datapath_loader::boot_time_s;
 use causeway_datapath_logic::model::world::*;
 use causeway_datapath_logic::model::{MemoryNode, Spec};
@@ -64,6 +64,10 @@ fn packet(r: &mut Random, seen: &[Tuple]) -> Spec {
     if r.one_in(8) {
         spec.fragment = Some((r.next(4), r.pick(&[0, 0, 5]), r.one_in(2)));
     }
+    if about.is_none() && matches!(tuple.proto, 1 | 58) && r.one_in(4) {
+        // Neighbour discovery, or what has its numbers.
+        spec.icmp = Some((u8::try_from(132 + r.next(7)).unwrap_or(135), 0));
+    }
     if let Some(about) = about {
         let kinds: &[(u8, u8)] =
             if is_v6 { &[(1, 4), (2, 0), (3, 0), (4, 1)] } else { &[(3, 3), (3, 4), (11, 0), (12, 0)] };
@@ -80,7 +84,17 @@ fn packet(r: &mut Random, seen: &[Tuple]) -> Spec {
 }
 
 fn request(r: &mut Random, f: Family) -> Tuple {
-    let src = r.pick(&[f.pod_a(), f.pod_a(), f.pod_b(), f.outside(), f.router(), f.node(), f.remote_pod()]);
+    let src = r.pick(&[
+        f.pod_a(),
+        f.pod_a(),
+        f.pod_b(),
+        f.outside(),
+        f.router(),
+        f.node(),
+        f.remote_pod(),
+        f.remote_pod(),
+        f.remote_node(),
+    ]);
     let vip = f.vip(u8::try_from(1 + r.next(11)).unwrap_or(1));
     let dst = r.pick(&[
         vip,
@@ -91,13 +105,14 @@ fn request(r: &mut Random, f: Family) -> Tuple {
         f.outside(),
         f.outside(),
         f.remote_pod(),
+        f.remote_node(),
         f.node(),
         f.nowhere(1),
         f.nowhere(2),
     ]);
     let proto = r.pick(&[TCP, TCP, UDP, UDP, f.icmp(), 132, 50]);
     let sport = r.pick(&[40000, 40001, 2000, 80]);
-    let dport = if proto == f.icmp() { 0 } else { r.pick(&[80, 80, 80, 8080, 53]) };
+    let dport = if proto == f.icmp() { 0 } else { r.pick(&[80, 80, 80, 8080, 53, WG_PORT]) };
     f.tuple(proto, src, sport, dst, dport)
 }
 
@@ -117,10 +132,33 @@ fn entrance(r: &mut Random, t: &Tuple) -> (Program, u32) {
         r.pick(&[
             (Program::FromNet, IF_UPLINK),
             (Program::FromNet, IF_UPLINK),
+            (Program::FromNet, IF_UPLINK),
             (Program::FromPod, IF_A),
             (Program::ToPod, IF_B),
+            (Program::ToNet, IF_UPLINK),
         ])
     }
+}
+
+/// Rows of `ENCRYPT` of all kinds and lengths, sensible or not.
+fn encrypt_rows(r: &mut Random) -> std::collections::HashMap<IpcacheKey, u32> {
+    let mut rows = std::collections::HashMap::new();
+    for f in BOTH {
+        let addrs = [f.pod_a(), f.pod_b(), f.remote_pod(), f.node(), f.remote_node(), f.outside(), f.vip(VIP_REMOTE)];
+        for addr in addrs {
+            for prefix_len in [128, if f.is_v6 { 64 } else { 120 }, if f.is_v6 { 40 } else { 108 }] {
+                if r.one_in(3) {
+                    rows.insert(truncated(addr, prefix_len), 1 << r.next(5) | 1 << r.next(5));
+                }
+            }
+        }
+    }
+    rows
+}
+
+fn truncated(addr: Addr, prefix_len: u32) -> IpcacheKey {
+    let mask = u128::MAX.checked_shl(128 - prefix_len).unwrap_or(0);
+    IpcacheKey { prefix_len, addr: Addr((u128::from_be_bytes(addr.0) & mask).to_be_bytes()) }
 }
 
 /// Replaces some bytes that are not the outer addresses, whose routes the model does not know all.
@@ -152,11 +190,19 @@ fn compare_rows(kernel: &mut Kernel, node: &MemoryNode, what: &str) {
 #[ignore = "needs root; run by make e2e TOPIC=datapath"]
 fn the_programs_do_what_the_logic_does() {
     enter_world();
-    let mut kernel = Kernel::new(&world());
+    let (plain, mut encrypting) = (world(), world());
+    encrypting.config.flags |= config_flag::ENCRYPT;
+    encrypting.config.wireguard_port = WG_PORT;
+    let mut kernels = [Kernel::new(&plain), Kernel::new(&encrypting)];
     let mut kinds = std::collections::BTreeMap::<String, u32>::new();
     for round in 0..ROUNDS {
         let mut r = Random(u64::from(round));
-        let mut node = world();
+        // The rows are there with encryption off as well, and mean nothing then.
+        let is_encrypting = !round.is_multiple_of(3);
+        let kernel = &mut kernels[usize::from(is_encrypting)];
+        let mut node = if is_encrypting { encrypting.clone() } else { plain.clone() };
+        node.encrypt = encrypt_rows(&mut r);
+        kernel.encrypt(&node.encrypt);
         kernel.forget();
         let mut seen: Vec<Tuple> = Vec::new();
         for number in 0..PACKETS {
@@ -167,21 +213,22 @@ fn the_programs_do_what_the_logic_does() {
             if r.one_in(4) {
                 mangle(&mut r, &mut bytes);
             }
+            let mark = r.pick(&[0, 0, 0, 0, mark::DONE, mark::ENCRYPTED, mark::ENCRYPTED | 1]);
             node.now_s = boot_time_s();
             let counted =
                 |kernel: &mut Kernel| Counter::ALL.iter().map(|c| kernel.counted(*c).packets).collect::<Vec<_>>();
-            let counters = counted(&mut kernel);
+            let counters = counted(kernel);
             let mut counters_of_model = node.counters.clone();
-            let what = format!("round {round} packet {number} {program:?}.{ifindex} {spec:?}");
-            let (verdict, expected) = model(&mut node, program, ifindex, &bytes);
-            let ran = kernel.run(program, ifindex, &bytes);
+            let what = format!("round {round} packet {number} {program:?}.{ifindex} mark {mark:x} {spec:?}");
+            let (verdict, expected) = model(&mut node, program, ifindex, &bytes, mark);
+            let ran = kernel.run_marked(program, ifindex, &bytes, mark);
             assert_eq!(ran.action, expected.action, "{what}: the model says {verdict:?}");
             assert_eq!(ran.bytes, expected.bytes, "{what}: bytes, {verdict:?}");
-            for ((counter, before), after) in Counter::ALL.iter().zip(counters).zip(counted(&mut kernel)) {
+            for ((counter, before), after) in Counter::ALL.iter().zip(counters).zip(counted(kernel)) {
                 let of_model = node.counted(*counter) - counters_of_model.remove(counter).map_or(0, |c| c.packets);
                 assert_eq!(after - before, of_model, "{what}: counter {counter:?}");
             }
-            compare_rows(&mut kernel, &node, &what);
+            compare_rows(kernel, &node, &what);
             *kinds.entry(format!("{program:?} {}", verdict.counter().name())).or_default() += 1;
             let headers = parsed(&expected.bytes);
             if expected.action != 2
@@ -193,7 +240,10 @@ fn the_programs_do_what_the_logic_does() {
         }
     }
     eprintln!("{kinds:#?}");
-    assert!(kinds.len() >= 18, "the packets are too much alike: {kinds:?}");
+    for guard in ["ToNet unencrypted-traffic", "FromNet plaintext-refused"] {
+        assert!(kinds.get(guard).is_some_and(|n| *n > 100), "too few for {guard}: {kinds:?}");
+    }
+    assert!(kinds.len() >= 20, "the packets are too much alike: {kinds:?}");
 }
 
 /// The headers of a packet, by way of a node that knows nothing.

@@ -4,7 +4,7 @@
 //! helpers, and into host tests, where both are memory ([`model`]). There is no I/O, clock, allocation or panic here.
 //! Whatever is bigger than a word lives in [`Scratch`], because a BPF program has 512 bytes of stack for all its frames.
 //!
-//! The entries are [`from_pod`], [`to_pod`], [`from_net`] and [`to_net`]; `causeway-datapath-abi` says what the tables mean.
+//! The entries are [`from_pod`], [`to_pod`], [`from_net`], [`to_net`] and [`from_wg`]; `causeway-datapath-abi` says what the tables mean.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,8 @@ mod flows;
 mod fragments;
 mod from_net;
 mod from_pod;
+mod from_wg;
+mod guard;
 mod icmp;
 #[cfg(feature = "model")]
 pub mod model;
@@ -33,6 +35,7 @@ pub use deliver::{Job, Path};
 pub use flows::Opening;
 pub use from_net::from_net;
 pub use from_pod::from_pod;
+pub use from_wg::from_wg;
 pub use node::{Inserted, NextHop, Node, Route, RouteQuery};
 pub use packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L4Sum, Packet, Unwritable};
 pub use parse::{Frag, Headers, L4};

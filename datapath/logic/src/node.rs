@@ -62,10 +62,14 @@ pub trait Node {
     fn seed(&self) -> u32;
     /// Bits of `config_flag`.
     fn flags(&self) -> u32;
+    /// WireGuard's UDP port, in CPU byte order.
+    fn wireguard_port(&self) -> u16;
 
     fn endpoint(&self, addr: &Addr, out: &mut Endpoint) -> bool;
     /// `ipcache_flag` bits of the longest prefix that holds the address; 0 if there is none.
     fn ipcache_flags(&self, addr: &Addr) -> u32;
+    /// `encrypt_flag` bits of the longest prefix that holds the address; 0 if there is none.
+    fn encrypt_flags(&self, addr: &Addr) -> u32;
     fn service(&self, key: &ServiceKey) -> Option<Service>;
     fn slot(&self, key: &SlotKey) -> Option<Slot>;
 

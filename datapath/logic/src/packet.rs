@@ -30,6 +30,10 @@ pub trait Packet {
     fn ether_type(&self) -> u16;
     /// Whether its link-layer destination is this host.
     fn is_for_host(&self) -> bool;
+    /// Whether its link-layer destination is another host; neither holds for broadcast and multicast.
+    fn is_for_other_host(&self) -> bool;
+    /// The packet's mark (`abi::mark`).
+    fn mark(&self) -> u32;
     /// Payload bytes per segment if this is an offloaded packet, else 0.
     fn gso_size(&self) -> u32;
     /// Reads bytes; `None` when they are not all there.

@@ -2,23 +2,33 @@
 //! own connections to services.
 //!
 //! The stack has already chosen an uplink by the service's address, which leads there by the default route; here the
-//! packet gets its backend and the way to it. What the other programs send out of the uplink comes by here too, and is
-//! recognised by its mark, before this is asked.
+//! packet gets its backend and the way to it. What the programs send out of the uplink, this one included, comes by here
+//! too; it has the mark of that, and only the guard looks at it.
 
-use causeway_datapath_abi::Counter;
+use causeway_datapath_abi::{Counter, mark};
 
 use crate::deliver::{Job, Path, is_plain, resolve, translate_all};
+use crate::guard::Leave;
 use crate::node::Node;
 use crate::packet::Packet;
 use crate::rewrite::{same_addr, set_macs};
 use crate::service::From;
 use crate::to_pod::recognise;
 use crate::way::{self, Stop};
-use crate::{Scratch, Verdict, counted, fragments};
+use crate::{Scratch, Verdict, counted, fragments, guard};
 
-/// Decides about a packet of the host on its way to the wire, rewrites it, and counts the outcome.
+/// Decides about a packet on its way to the wire, rewrites it, and counts the outcome, unless the packet is one of those
+/// that are known by their mark: these were counted when they were sent.
 #[inline(always)]
 pub fn to_net<P: Packet, N: Node>(pkt: &mut P, node: &mut N, s: &mut Scratch) -> Verdict {
+    match guard::leaves(pkt, node, s) {
+        Ok(Leave::Encrypted) => return Verdict::Stack,
+        Ok(Leave::Plain) => {}
+        Err(why) => return counted(node, pkt.size(), Verdict::Drop(why)),
+    }
+    if pkt.mark() == mark::DONE {
+        return Verdict::Stack;
+    }
     let verdict = match steps(pkt, node, s) {
         Ok(()) => s.verdict,
         Err(Stop::Stack) => Verdict::Stack,

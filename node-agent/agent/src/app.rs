@@ -202,6 +202,7 @@ async fn open_datapath(config: &Config, ips: &NodeIps) -> anyhow::Result<Arc<dyn
         snat_port_max: SNAT_PORTS.1,
         seed: seed(config.cluster_name.as_str()),
         flags,
+        wireguard_port: 0,
         zero: 0,
     };
     let mut options = Options::new(&config.bpf_root, node);

@@ -48,7 +48,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, dir: &Path, ifindex: u32, hook: Hook) -> R
     }
     with_program(ebpf, hook, |program| {
         let side = match hook {
-            Hook::FromPod | Hook::FromNet => TcAttachType::Ingress,
+            Hook::FromPod | Hook::FromNet | Hook::FromWg => TcAttachType::Ingress,
             Hook::ToPod | Hook::ToNet => TcAttachType::Egress,
         };
         // First: a program of another owner that passes a packet on must not pass it by us.

@@ -37,13 +37,22 @@ pub struct MapSize {
     pub services: u32,
     pub backends: u32,
     pub ipcache: u32,
+    pub encrypt: u32,
     pub endpoints: u32,
 }
 
 impl Default for MapSize {
     fn default() -> Self {
-        // The largest clusters known have 10k services and 150k pods; a node has some hundred pods.
-        MapSize { flows: 262_144, services: 65_536, backends: 262_144, ipcache: 512_000, endpoints: 4096 }
+        // The largest clusters known have 10k services, 150k pods and 15k nodes; a node has some hundred pods, and a few
+        // rows of `encrypt` in each family.
+        MapSize {
+            flows: 262_144,
+            services: 65_536,
+            backends: 262_144,
+            ipcache: 512_000,
+            encrypt: 65_536,
+            endpoints: 4096,
+        }
     }
 }
 
@@ -81,13 +90,14 @@ enum Verdict {
     Recreate(String),
 }
 
-fn specs(sizes: &MapSize) -> [Spec; 6] {
+fn specs(sizes: &MapSize) -> [Spec; 7] {
     fn spec<K, V>(name: &'static str, kind: MapType, rows: u32) -> Spec {
         Spec { name, kind, key: size_of::<K>(), value: size_of::<V>(), rows }
     }
     [
         spec::<abi::Addr, abi::Endpoint>(abi::map::ENDPOINTS, MapType::Hash, sizes.endpoints),
         spec::<abi::IpcacheKey, abi::IpcacheEntry>(abi::map::IPCACHE, MapType::LpmTrie, sizes.ipcache),
+        spec::<abi::IpcacheKey, abi::EncryptEntry>(abi::map::ENCRYPT, MapType::LpmTrie, sizes.encrypt),
         spec::<abi::ServiceKey, abi::Service>(abi::map::SERVICES, MapType::Hash, sizes.services),
         spec::<abi::SlotKey, abi::Slot>(abi::map::SLOTS, MapType::Hash, sizes.backends),
         spec::<abi::Tuple, abi::Flow>(abi::map::FLOWS, MapType::LruHash, sizes.flows),
@@ -101,6 +111,7 @@ pub(super) fn remedy_of(map: &str) -> &'static str {
         abi::map::FLOWS => "raise --flow-entries and restart the agent",
         abi::map::SERVICES | abi::map::SLOTS => "the limit is fixed: have fewer Services, or fewer backends",
         abi::map::IPCACHE => "the limit is fixed: have fewer addresses in this cluster and those that it meets",
+        abi::map::ENCRYPT => "the limit is fixed: have fewer nodes in this cluster and those that it meets",
         abi::map::ENDPOINTS => "the limit is fixed: have fewer pods on this node",
         _ => "the limit is fixed",
     }
@@ -255,6 +266,7 @@ fn load_error(dir: &Path, error: &aya::EbpfError) -> Error {
 struct Maps {
     endpoints: HashMap<MapData, abi::Addr, abi::Endpoint>,
     ipcache: LpmTrie<MapData, abi::Addr, abi::IpcacheEntry>,
+    encrypt: LpmTrie<MapData, abi::Addr, abi::EncryptEntry>,
     services: HashMap<MapData, abi::ServiceKey, abi::Service>,
     slots: HashMap<MapData, abi::SlotKey, abi::Slot>,
     counters: PerCpuArray<MapData, abi::Count>,
@@ -275,6 +287,7 @@ impl Maps {
         Ok(Maps {
             endpoints: typed(ebpf, abi::map::ENDPOINTS)?,
             ipcache: typed(ebpf, abi::map::IPCACHE)?,
+            encrypt: typed(ebpf, abi::map::ENCRYPT)?,
             services: typed(ebpf, abi::map::SERVICES)?,
             slots: typed(ebpf, abi::map::SLOTS)?,
             counters: typed(ebpf, abi::map::COUNTERS)?,
@@ -298,6 +311,15 @@ fn assemble(options: &Options, dir: PathBuf, lock: File, specs: &[Spec], ebpf: E
             ipcache.insert(prefix, convert::ipcache_entry_back(entry));
         }
     }
+    let mut encrypt = BTreeMap::new();
+    for row in maps.encrypt.iter() {
+        let (key, entry) = row.map_err(reading(abi::map::ENCRYPT))?;
+        let key = abi::IpcacheKey { prefix_len: key.prefix_len(), addr: key.data() };
+        // A row of another version stays as it is until somebody writes it anew: to forget it could open the guard.
+        if let (Some(prefix), Some(entry)) = (convert::prefix(key), convert::encrypt_entry_back(entry)) {
+            encrypt.insert(prefix, entry);
+        }
+    }
     let host: BTreeSet<_> = [options.node.node_v4, options.node.node_v6]
         .into_iter()
         .filter(|addr| *addr != abi::Addr::ZERO)
@@ -311,6 +333,7 @@ fn assemble(options: &Options, dir: PathBuf, lock: File, specs: &[Spec], ebpf: E
         limits: specs.iter().map(|spec| (spec.name, spec.rows)).collect(),
         services: Mutex::new(services),
         ipcache: Mutex::new(Table { map: maps.ipcache, mirror: ipcache }),
+        encrypt: Mutex::new(Table { map: maps.encrypt, mirror: encrypt }),
         endpoints: Mutex::new(Table { map: maps.endpoints, mirror: endpoints }),
         programs: Mutex::new(ebpf),
         counters: maps.counters,

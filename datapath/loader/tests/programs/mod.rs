@@ -12,7 +12,7 @@ use causeway_datapath_abi as abi;
 use causeway_datapath_loader::object;
 use causeway_datapath_logic::model::world::{IF_A, IF_B, IF_UPLINK};
 use causeway_datapath_logic::model::{MemoryNode, MemoryPacket};
-use causeway_datapath_logic::{Scratch, Verdict, from_net, from_pod, to_net, to_pod};
+use causeway_datapath_logic::{Scratch, Verdict, from_net, from_pod, from_wg, to_net, to_pod};
 
 /// Link-layer address of all interfaces of the namespace.
 pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -23,10 +23,12 @@ pub(crate) enum Program {
     ToPod,
     FromNet,
     ToNet,
+    FromWg,
 }
 
 impl Program {
-    pub(crate) const ALL: [Program; 4] = [Program::FromPod, Program::ToPod, Program::FromNet, Program::ToNet];
+    pub(crate) const ALL: [Program; 5] =
+        [Program::FromPod, Program::ToPod, Program::FromNet, Program::ToNet, Program::FromWg];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -34,6 +36,7 @@ impl Program {
             Program::ToPod => abi::program::TO_POD,
             Program::FromNet => abi::program::FROM_NET,
             Program::ToNet => abi::program::TO_NET,
+            Program::FromWg => abi::program::FROM_WG,
         }
     }
 }
@@ -85,7 +88,22 @@ impl Kernel {
             let row = abi::IpcacheEntry { identity: 0, flags: *flags };
             ipcache.insert(&Key::new(key.prefix_len, key.addr), row, 0).expect("the trie has room");
         }
+        kernel.encrypt(&node.encrypt);
         kernel
+    }
+
+    /// Makes these the rows of `ENCRYPT`.
+    pub(crate) fn encrypt(&mut self, rows: &std::collections::HashMap<abi::IpcacheKey, u32>) {
+        let mut encrypt: LpmTrie<&mut MapData, abi::Addr, abi::EncryptEntry> =
+            LpmTrie::try_from(self.map(abi::map::ENCRYPT)).expect("ENCRYPT is a trie");
+        let old: Vec<_> = encrypt.keys().collect::<Result<_, _>>().expect("keys can be listed");
+        for key in old {
+            encrypt.remove(&key).expect("the row is there");
+        }
+        for (key, flags) in rows {
+            let row = abi::EncryptEntry { flags: *flags, zero: 0 };
+            encrypt.insert(&Key::new(key.prefix_len, key.addr), row, 0).expect("the trie has room");
+        }
     }
 
     fn map(&mut self, name: &str) -> &mut Map {
@@ -137,8 +155,12 @@ impl Kernel {
 
     /// Runs a program on a packet that comes in on `ifindex`.
     pub(crate) fn run(&mut self, program: Program, ifindex: u32, bytes: &[u8]) -> Ran {
+        self.run_marked(program, ifindex, bytes, 0)
+    }
+
+    pub(crate) fn run_marked(&mut self, program: Program, ifindex: u32, bytes: &[u8], mark: u32) -> Ran {
         let mut out = vec![0u8; bytes.len() + 64];
-        let context = context(ifindex, 0);
+        let context = context(ifindex, 0, mark);
         let options = TestRunOptions {
             data_in: Some(bytes),
             data_out: Some(&mut out),
@@ -157,17 +179,19 @@ fn classifier(ebpf: &mut Ebpf, program: Program) -> &mut SchedClassifier {
     program.try_into().expect("the program is a classifier")
 }
 
-/// `struct __sk_buff` (include/uapi/linux/bpf.h) with its interface and segment size; the rest must be zero.
-pub(crate) fn context(ifindex: u32, gso_size: u32) -> [u8; 192] {
+/// `struct __sk_buff` (include/uapi/linux/bpf.h) with its interface, segment size and mark; the rest must be zero.
+pub(crate) fn context(ifindex: u32, gso_size: u32, mark: u32) -> [u8; 192] {
     let mut context = [0; 192];
+    context[8..12].copy_from_slice(&mark.to_ne_bytes());
     context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
     context[176..180].copy_from_slice(&gso_size.to_ne_bytes());
     context
 }
 
 /// The logic's own answer.
-pub(crate) fn model(node: &mut MemoryNode, program: Program, ifindex: u32, bytes: &[u8]) -> (Verdict, Ran) {
+pub(crate) fn model(node: &mut MemoryNode, program: Program, ifindex: u32, bytes: &[u8], mark: u32) -> (Verdict, Ran) {
     let mut pkt = MemoryPacket::new(bytes.to_vec(), ifindex);
+    pkt.mark = mark;
     pkt.is_for_host = bytes[..6] == MAC;
     let mut scratch = Scratch::default();
     let verdict = match program {
@@ -175,6 +199,7 @@ pub(crate) fn model(node: &mut MemoryNode, program: Program, ifindex: u32, bytes
         Program::ToPod => to_pod(&mut pkt, node, &mut scratch),
         Program::FromNet => from_net(&mut pkt, node, &mut scratch),
         Program::ToNet => to_net(&mut pkt, node, &mut scratch),
+        Program::FromWg => from_wg(&mut pkt, node, &mut scratch),
     };
     (verdict, Ran { action: action(verdict), bytes: pkt.bytes })
 }

@@ -23,11 +23,12 @@ pub struct MemoryPacket {
     pub ifindex: u32,
     pub is_for_host: bool,
     pub gso_size: u32,
+    pub mark: u32,
 }
 
 impl MemoryPacket {
     pub fn new(bytes: Vec<u8>, ifindex: u32) -> MemoryPacket {
-        MemoryPacket { bytes, ifindex, is_for_host: true, gso_size: 0 }
+        MemoryPacket { bytes, ifindex, is_for_host: true, gso_size: 0, mark: 0 }
     }
 
     fn at<const LEN: usize>(&mut self, offset: u32) -> Result<&mut [u8; LEN], Unwritable> {
@@ -51,6 +52,14 @@ impl Packet for MemoryPacket {
 
     fn is_for_host(&self) -> bool {
         self.is_for_host
+    }
+
+    fn is_for_other_host(&self) -> bool {
+        !self.is_for_host
+    }
+
+    fn mark(&self) -> u32 {
+        self.mark
     }
 
     fn gso_size(&self) -> u32 {
@@ -106,6 +115,7 @@ pub struct MemoryNode {
     pub now_s: u32,
     pub endpoints: HashMap<Addr, Endpoint>,
     pub ipcache: HashMap<IpcacheKey, u32>,
+    pub encrypt: HashMap<IpcacheKey, u32>,
     pub services: HashMap<ServiceKey, Service>,
     pub slots: HashMap<SlotKey, Slot>,
     pub flows: HashMap<Tuple, Flow>,
@@ -120,6 +130,12 @@ pub struct MemoryNode {
 fn holds(prefix: &IpcacheKey, addr: &Addr) -> bool {
     let bits = u128::from_be_bytes(prefix.addr.0) ^ u128::from_be_bytes(addr.0);
     bits.leading_zeros() >= prefix.prefix_len
+}
+
+/// The flags of the longest prefix that holds the address.
+fn longest(rows: &HashMap<IpcacheKey, u32>, addr: &Addr) -> u32 {
+    let of = rows.iter().filter(|(prefix, _)| holds(prefix, addr));
+    of.max_by_key(|(prefix, _)| prefix.prefix_len).map_or(0, |(_, flags)| *flags)
 }
 
 impl MemoryNode {
@@ -171,13 +187,20 @@ impl Node for MemoryNode {
         self.config.flags
     }
 
+    fn wireguard_port(&self) -> u16 {
+        self.config.wireguard_port
+    }
+
     fn endpoint(&self, addr: &Addr, out: &mut Endpoint) -> bool {
         self.endpoints.get(addr).map(|row| *out = *row).is_some()
     }
 
     fn ipcache_flags(&self, addr: &Addr) -> u32 {
-        let of = self.ipcache.iter().filter(|(prefix, _)| holds(prefix, addr));
-        of.max_by_key(|(prefix, _)| prefix.prefix_len).map_or(0, |(_, flags)| *flags)
+        longest(&self.ipcache, addr)
+    }
+
+    fn encrypt_flags(&self, addr: &Addr) -> u32 {
+        longest(&self.encrypt, addr)
     }
 
     fn service(&self, key: &ServiceKey) -> Option<Service> {

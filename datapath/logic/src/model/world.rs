@@ -18,6 +18,8 @@ pub const IF_A: u32 = 10;
 pub const IF_B: u32 = 11;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+/// WireGuard's port; the fixture does not encrypt unless a test says so.
+pub const WG_PORT: u16 = 51871;
 
 /// An address family's names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +52,11 @@ impl Family {
     /// A pod of another node.
     pub fn remote_pod(self) -> Addr {
         addr(self, [10, 1, 2, 2])
+    }
+
+    /// The node of that pod.
+    pub fn remote_node(self) -> Addr {
+        addr(self, [10, 0, 0, 12])
     }
 
     /// Outside of the cluster.
@@ -86,7 +93,7 @@ impl Family {
         Tuple { src, dst, sport: sport.to_be_bytes(), dport: dport.to_be_bytes(), proto, zero: [0; 3] }
     }
 
-    fn prefix(self, net: [u8; 4], v4_len: u32) -> IpcacheKey {
+    pub fn prefix(self, net: [u8; 4], v4_len: u32) -> IpcacheKey {
         let prefix_len = if self.is_v6 { 64 } else { 96 + v4_len };
         IpcacheKey { prefix_len, addr: addr(self, net) }
     }
@@ -125,6 +132,7 @@ pub fn world() -> MemoryNode {
             snat_port_max: 32767,
             seed: 42,
             flags: config_flag::MASQUERADE_V4 | config_flag::MASQUERADE_V6,
+            wireguard_port: WG_PORT,
             zero: 0,
         },
         now_s: 1000,

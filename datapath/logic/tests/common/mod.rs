@@ -3,7 +3,7 @@
 
 use causeway_datapath_abi::{Counter, Tuple};
 use causeway_datapath_logic::model::{MemoryNode, MemoryPacket, Spec, broken_sum};
-use causeway_datapath_logic::{Scratch, Verdict, from_net, from_pod, to_net, to_pod};
+use causeway_datapath_logic::{Scratch, Verdict, from_net, from_pod, from_wg, to_net, to_pod};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Program {
@@ -11,6 +11,7 @@ pub(crate) enum Program {
     ToPod,
     FromNet,
     ToNet,
+    FromWg,
 }
 
 /// What came out of a program.
@@ -21,13 +22,17 @@ pub(crate) struct Out {
 }
 
 pub(crate) fn run(node: &mut MemoryNode, program: Program, ifindex: u32, bytes: Vec<u8>) -> Out {
-    let mut pkt = MemoryPacket::new(bytes, ifindex);
+    run_packet(node, program, MemoryPacket::new(bytes, ifindex))
+}
+
+pub(crate) fn run_packet(node: &mut MemoryNode, program: Program, mut pkt: MemoryPacket) -> Out {
     let mut scratch = Scratch::default();
     let verdict = match program {
         Program::FromPod => from_pod(&mut pkt, node, &mut scratch),
         Program::ToPod => to_pod(&mut pkt, node, &mut scratch),
         Program::FromNet => from_net(&mut pkt, node, &mut scratch),
         Program::ToNet => to_net(&mut pkt, node, &mut scratch),
+        Program::FromWg => from_wg(&mut pkt, node, &mut scratch),
     };
     Out { verdict, bytes: pkt.bytes }
 }
