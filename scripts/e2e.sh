@@ -3,7 +3,7 @@
 # and closes with "N passed, N failed". Exit code 1 when anything failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-topic=${1:?usage: scripts/e2e.sh rack|mesh|bgp|datapath|kube}
+topic=${1:?usage: scripts/e2e.sh rack|mesh|encryption|bgp|datapath|kube}
 bin=target/debug
 
 # Runs `cargo test` with the given arguments, one test at a time, and prints a line for each test.
@@ -35,14 +35,23 @@ mesh() {
   return "$rc"
 }
 
+# The devices against wireguard-go first, then whole clusters with captures on every link.
+encryption() {
+  local rc=0
+  tests -p causeway-wireguard --tests -- --ignored --test-threads=1 || rc=1
+  "$bin/causeway-e2e" encryption || rc=1
+  return "$rc"
+}
+
 case "$topic" in
   rack) exec "$bin/causeway-e2e" rack ;;
   mesh) mesh ;;
+  encryption) encryption ;;
   bgp) tests -p causeway-bgp-speaker --tests -- --ignored --test-threads=1 ;;
   datapath) tests -p causeway-datapath-loader -p causeway-agent --tests -- --ignored --test-threads=1 ;;
   kube) tests -p causeway-lab-apiserver --tests -- --ignored --test-threads=1 ;;
   *)
-    echo "e2e: unknown topic '$topic'; the topics are rack, mesh, bgp, datapath, kube" >&2
+    echo "e2e: unknown topic '$topic'; the topics are rack, mesh, encryption, bgp, datapath, kube" >&2
     exit 2
     ;;
 esac

@@ -21,9 +21,15 @@ pub(crate) struct Lab {
 impl Lab {
     /// Brings the topology in `dir` up as `name`; what an earlier, killed run left under that name goes first.
     pub(crate) fn up(dir: &str, name: &str) -> Result<Lab> {
+        Lab::up_with(dir, name, &[])
+    }
+
+    /// With fields of the topology set otherwise, as `cluster.east.encryption=wireguard`.
+    pub(crate) fn up_with(dir: &str, name: &str, set: &[&str]) -> Result<Lab> {
         let _ = tool("causeway-lab")?.args(["down", name]).output();
         let started = Instant::now();
-        let out = tool("causeway-lab")?.args(["up", dir, "--name", name]).output()?;
+        let set = set.iter().flat_map(|assignment| ["--set", assignment]);
+        let out = tool("causeway-lab")?.args(["up", dir, "--name", name]).args(set).output()?;
         ensure!(out.status.success(), "causeway-lab up: {}", text(&out));
         Ok(Lab { name: name.to_owned(), bring_up: started.elapsed() })
     }
@@ -166,11 +172,22 @@ impl Lab {
         Ok(sessions)
     }
 
+    /// `causeway-lab status`, also of a lab in which some processes have ended.
+    pub(crate) fn status(&self) -> Result<Value> {
+        let out = tool("causeway-lab")?.args(["status", &self.name, "-o", "json"]).output()?;
+        serde_json::from_slice(&out.stdout).with_context(|| format!("causeway-lab status: {}", text(&out)))
+    }
+
+    /// `causeway-lab node add`.
+    pub(crate) fn add_node(&self, node: &str, cluster: &str) -> Result<()> {
+        let mut command = tool("causeway-lab")?;
+        command.args(["node", "add", &self.name, node, "--cluster", cluster]);
+        stdout(command, &format!("causeway-lab node add {node}")).map(drop)
+    }
+
     /// The process that runs as `role` on a host, as the lab recorded it.
     pub(crate) fn pid(&self, process: &str) -> Result<i32> {
-        let mut command = tool("causeway-lab")?;
-        command.args(["status", &self.name, "-o", "json"]);
-        let status: Value = serde_json::from_str(&stdout(command, "causeway-lab status")?)?;
+        let status = self.status()?;
         for row in status["processes"].as_array().into_iter().flatten() {
             if row["name"].as_str() == Some(process) {
                 return Ok(i32::try_from(row["pid"].as_i64().context("pid")?)?);
@@ -188,6 +205,12 @@ pub(crate) struct Kube<'a> {
 }
 
 impl Kube<'_> {
+    /// Starts `kubectl` and leaves it running; what it prints is read from its standard output.
+    pub(crate) fn spawn(self, args: &[&str]) -> Result<Child> {
+        let mut command = self.kubectl();
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("cannot run kubectl")
+    }
+
     fn kubectl(self) -> Command {
         let mut command = Command::new("kubectl");
         command.arg("--kubeconfig").arg(self.lab.dir().join("kubeconfig"));

@@ -1,6 +1,7 @@
 //! End-to-end tests: `causeway-e2e TOPIC [--only SCENARIO]`. They need root, make labs of their own and drive them with
 //! the commands that people use. A line for each thing shown, with its figure; exit code 1 when one failed.
 
+mod encryption;
 mod kit;
 mod lab;
 mod mesh;
@@ -24,6 +25,7 @@ struct Args {
 enum Topic {
     Rack,
     Mesh,
+    Encryption,
 }
 
 fn main() -> ExitCode {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     match args.topic {
         Topic::Rack => rack::run(&mut report, args.only.as_deref()),
         Topic::Mesh => mesh::run(&mut report, args.only.as_deref()),
+        Topic::Encryption => encryption::run(&mut report, args.only.as_deref()),
     }
     println!("\n{} passed, {} failed", report.passed, report.failed);
     if report.failed == 0 && report.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

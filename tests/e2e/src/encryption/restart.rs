@@ -1,0 +1,129 @@
+//! An agent that dies and comes back while the device goes on; and what `status` says of it all.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::flow::{Pings, Seen};
+use super::{NODES, SOON, Site, device, healthy, milliseconds, seconds};
+use crate::lab::{Lab, text};
+use crate::report::{Report, until};
+
+const NODE: &str = "n1";
+/// The longest gap that a restart may make.
+const GAP: Duration = Duration::from_millis(50);
+
+pub(crate) fn run(report: &mut Report) -> Result<()> {
+    let site = Site::five("e2e-wg-restart")?;
+    report.show("`causeway status` says it as Cilium does", || cilium_line(&site.lab));
+    report.show("`causeway encrypt status`: every peer with its session, and a verdict", || verdicts(&site.lab));
+    report.show("kill -9 of the agent and a new one, under 200 pings a second each way and family", || restart(&site));
+    report.show("`causeway encrypt status` names a peer that is gone, and forgives", || gone(&site.lab));
+    site.down()
+}
+
+fn cilium_line(lab: &Lab) -> Result<String> {
+    let out = text(&lab.causeway(NODE, &["status"])?);
+    let line =
+        out.lines().find(|line| line.contains("Encryption:")).with_context(|| format!("no Encryption: in {out}"))?;
+    for word in ["Wireguard", "cilium_wg0", "Pubkey: ", "Port: 51871", "Peers: 4"] {
+        ensure!(line.contains(word), "{word} is missing: {line}");
+    }
+    Ok(line.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn verdicts(lab: &Lab) -> Result<String> {
+    let mut peers = 0;
+    for node in NODES {
+        let json = lab.causeway_json(node, &["encrypt", "status"])?;
+        let rows = rows(&json)?;
+        ensure!(rows.len() == NODES.len() - 1, "{node} lists {} peers: {json}", rows.len());
+        peers += rows.len();
+    }
+    let out = lab.causeway(NODE, &["encrypt", "status"])?;
+    ensure!(out.status.success(), "{}", text(&out));
+    let printed = text(&out);
+    let verdict = printed.lines().next().unwrap_or_default();
+    Ok(format!("{peers} peers on {} nodes; {verdict}", NODES.len()))
+}
+
+fn rows(status: &Value) -> Result<&Vec<Value>> {
+    status["peers"].as_array().with_context(|| format!("no peers in {status}"))
+}
+
+fn handshakes(lab: &Lab) -> Result<u64> {
+    Ok(device::handshakes(&device::snapshot(lab, NODE)?))
+}
+
+/// Pings from and to the node, in both families, while `during` runs.
+fn pinged(site: &Site, during: impl FnOnce() -> Result<()>) -> Result<Seen> {
+    let mut pings = Vec::new();
+    for (from, to, family) in [(NODE, "n4", 0), (NODE, "n2", 1), ("n4", NODE, 1), ("n2", NODE, 0)] {
+        pings.push(Pings::start(&site.place(from)?, site.addresses(to)?[family])?);
+    }
+    let outcome = during();
+    let mut seen = Seen::default();
+    for pings in pings {
+        seen = seen.and(pings.finish()?);
+    }
+    outcome?;
+    Ok(seen)
+}
+
+fn restart(site: &Site) -> Result<String> {
+    let (lab, agent) = (&site.lab, format!("agent-{NODE}"));
+    let calm = pinged(site, || {
+        std::thread::sleep(Duration::from_secs(3));
+        Ok(())
+    })?;
+    let before = handshakes(lab)?;
+    let mut took = Duration::ZERO;
+    let seen = pinged(site, || {
+        std::thread::sleep(Duration::from_millis(300));
+        lab.lab("kill", &[&agent, "--signal", "KILL"])?;
+        std::thread::sleep(Duration::from_millis(700));
+        lab.lab("start", &[&agent])?;
+        took = healthy(lab, NODE)?;
+        std::thread::sleep(Duration::from_secs(1));
+        Ok(())
+    })?;
+    let after = handshakes(lab)?;
+    ensure!(seen.lost == 0, "{} of {} pings lost", seen.lost, seen.sent);
+    ensure!(seen.gap <= GAP, "longest gap {} ({} before)", milliseconds(seen.gap), milliseconds(calm.gap));
+    ensure!(before == after, "{before} handshakes before, {after} after");
+    Ok(format!(
+        "0 of {} lost, longest gap {} ({} in 3 s before; target 50), {after} handshakes before and after; well after {}",
+        seen.sent,
+        milliseconds(seen.gap),
+        milliseconds(calm.gap),
+        seconds(took)
+    ))
+}
+
+/// A peer whose process has ended is named; when it is back all is well.
+fn gone(lab: &Lab) -> Result<String> {
+    let ill = |node: &str| -> Result<String> {
+        let out = lab.causeway(NODE, &["encrypt", "status"])?;
+        Ok(text(&out).lines().filter(|line| line.contains(node)).collect::<Vec<_>>().join("; "))
+    };
+    let before = ill("n4")?;
+    lab.lab("kill", &["wireguard-n4"])?;
+    let named = until(SOON, "n4 is named", || {
+        // Something must be sent: silence alone is no sign.
+        let _ = lab.command("on-n1", &["ping", "-c1", "-W1", "10.1.255.1"]);
+        let out = lab.causeway("n4", &["encrypt", "status"])?;
+        let words = text(&out);
+        ensure!(!out.status.success() || words != before, "{words}");
+        ensure!(!out.status.success(), "exit code 0: {words}");
+        Ok(words.lines().next().unwrap_or_default().to_owned())
+    });
+    lab.lab("start", &["wireguard-n4"])?;
+    let (verdict, took) = named?;
+    let (_, back) = until(SOON, "n4 is well again", || {
+        let out = lab.causeway("n4", &["encrypt", "status"])?;
+        ensure!(out.status.success(), "{}", text(&out));
+        Ok(())
+    })?;
+    Ok(format!("\"{verdict}\" after {}; well {} after its return", seconds(took), seconds(back)))
+}
