@@ -167,7 +167,7 @@ pub(crate) fn start_node(lab: &Lab, state: &LabState, plan: &Plan, node: &HostPl
         records.push(mesh::start_agent_projector(lab, &state.programs, node, cluster)?);
     }
     if state.agents {
-        records.extend(encryption::start(lab, &state.programs, node, &cluster.encryption)?);
+        records.extend(encryption::start(lab, &state.programs, node, cluster)?);
         let mut argv = vec![
             path(&state.programs.agent),
             "--node-name".into(),
@@ -194,7 +194,7 @@ pub(crate) fn start_node(lab: &Lab, state: &LabState, plan: &Plan, node: &HostPl
         if meshed {
             argv.extend(["--clustermesh-config".into(), path(&mesh::agent_config(lab, node))]);
         }
-        argv.extend(encryption::agent_options(lab, node, &cluster.encryption));
+        argv.extend(encryption::agent_options(lab, node, cluster));
         records.push(process::start(lab, spec(lab, &format!("agent-{}", node.name), Some(node), argv))?);
     }
     let mut argv = vec![

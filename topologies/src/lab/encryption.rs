@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use topology::plan::HostPlan;
-use topology::spec::Encryption;
+use topology::spec::{Cluster, Encryption};
 
 use crate::cluster::{path, spec};
 use crate::process::{self, Record};
@@ -27,13 +27,8 @@ fn key_file(lab: &Lab, node: &HostPlan) -> PathBuf {
 }
 
 /// Starts the process, where the node's cluster encrypts, and waits until it listens.
-pub(crate) fn start(
-    lab: &Lab,
-    programs: &Programs,
-    node: &HostPlan,
-    encryption: &Encryption,
-) -> Result<Option<Record>> {
-    if *encryption == Encryption::None {
+pub(crate) fn start(lab: &Lab, programs: &Programs, node: &HostPlan, cluster: &Cluster) -> Result<Option<Record>> {
+    if cluster.encryption == Encryption::None {
         return Ok(None);
     }
     let socket = socket(lab, node);
@@ -49,14 +44,16 @@ pub(crate) fn start(
 }
 
 /// The agent's options about encryption.
-pub(crate) fn agent_options(lab: &Lab, node: &HostPlan, encryption: &Encryption) -> Vec<String> {
-    let Encryption::Wireguard { nodes, clusters } = encryption else { return Vec::new() };
+pub(crate) fn agent_options(lab: &Lab, node: &HostPlan, cluster: &Cluster) -> Vec<String> {
+    let Encryption::Wireguard { nodes, clusters } = &cluster.encryption else { return Vec::new() };
     let mut options = vec![
         ("--enable-wireguard", "true".to_owned()),
         ("--encrypt-node", nodes.to_string()),
         ("--wireguard-socket", path(&socket(lab, node))),
         ("--wireguard-key-file", path(&key_file(lab, node))),
     ];
+    // The whole of it, so that an address that no node has is refused too.
+    options.push(("--encryption-strict-mode-cidr", format!("{},{}", cluster.pods.v4, cluster.pods.v6)));
     options.extend(clusters.as_ref().map(|clusters| ("--encryption-clusters", clusters.clone())));
     options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
 }
