@@ -11,16 +11,20 @@ use anyhow::Context as _;
 use causeway_bgp_speaker::{Speaker, StartOptions};
 use causeway_datapath_abi::{self as abi, config_flag};
 use causeway_datapath_loader::{Datapath, Kernel, Options};
+use causeway_encryption_device::{Embedded, KeyFile};
+use causeway_encryption_plan::{Announcement, RotationConfig};
 use causeway_k8s::watch::Config as WatchConfig;
 use causeway_k8s::watch::{watch_lenient, watch_lenient_in};
+use causeway_mesh_remote::Mesh;
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Admin, MetricsSource, Running};
 use crate::cni::Cni;
 use crate::config::Config;
+use crate::control::encryption::Policy;
 use crate::control::ipcache::prefix::Prefix;
 use crate::control::probe;
 use crate::control::services::Families;
@@ -30,9 +34,12 @@ use crate::intent::watch::{Sink, follow};
 use crate::intent::{bgp, cilium, node, own_node, pod, service, slice};
 use crate::metrics::{self, Metrics};
 use crate::node_address::{self, NodeIps};
+use crate::realize::encryption::driver::{Driver, Settings};
+use crate::realize::encryption::guard::Maps;
+use crate::realize::encryption::{Encryption, steering};
 use crate::realize::{
-    bgp as bgp_task, bgp_saved, bgp_status, controllers, datapath, endpoints, mesh, mesh_ips, node as node_task,
-    pod as pods, probe as prober,
+    bgp as bgp_task, bgp_saved, bgp_status, controllers, datapath, encryption, endpoints, mesh, mesh_ips, netlink,
+    node as node_task, pod as pods, probe as prober,
 };
 use crate::tables::Tables;
 
@@ -50,6 +57,9 @@ const IPCACHE_ENTRIES: u32 = 768_000;
 /// How often the uplinks are looked at again: an interface that was made anew has no program.
 const UPLINK_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Changes of interfaces that come together are looked at together.
+const UPLINK_GATHER: Duration = Duration::from_millis(100);
+
 /// How long the speaker may take to close its connections at the end.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(3);
 
@@ -60,6 +70,8 @@ pub(crate) struct Agent {
     pub(crate) datapath: Arc<dyn Datapath>,
     /// This node's own addresses.
     pub(crate) node_ips: NodeIps,
+    /// `None`: traffic between nodes is not encrypted.
+    pub(crate) encryption: Option<Encryption>,
 }
 
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
@@ -122,7 +134,7 @@ async fn start(config: Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Speake
     }
 
     // 2. Kubernetes: only a client; nobody waits for the server to be there.
-    let client = kube_client(&config).await?;
+    let (client, api_server) = kube_client(&config).await?;
 
     // 3. The datapath, with what an earlier process left in it.
     let stage = |text: String| {
@@ -137,7 +149,12 @@ async fn start(config: Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Speake
     let adopted = !kernel.attached().context("listing attached programs")?.is_empty();
     let left = kernel.ipcache().context("reading the ipcache map")?;
     let intake = Intake::new(&tables, left.into_iter().map(|(net, entry)| (Prefix::from(net), entry.identity)));
-    let agent = Arc::new(Agent { config: config.clone(), tables: tables.clone(), datapath: kernel, node_ips });
+    let (encryption, ends) = if config.encryption.enabled { Some(Encryption::new()) } else { None }.unzip();
+    if encryption.is_none() {
+        clear_encryption(&config, kernel.clone()).await;
+    }
+    let agent =
+        Arc::new(Agent { config: config.clone(), tables: tables.clone(), datapath: kernel, node_ips, encryption });
     attach_uplinks(&agent, &stage).await;
     tasks.spawn(keep_uplinks(agent.clone()));
     tasks.spawn(datapath::collect_flows(agent.datapath.clone()));
@@ -149,7 +166,8 @@ async fn start(config: Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Speake
     // 5. Intent, control, realize.
     watch_kubernetes(&agent, &client, tasks);
     let running = start_controllers(&agent, cni.clone(), &intake, &metrics, adopted, tasks)?;
-    start_writers(&agent, &client, cni.clone(), &running, tasks);
+    let keys = ends.map(|ends| start_encryption(&agent, ends, running.mesh.clone(), api_server, tasks));
+    start_writers(&agent, &client, cni.clone(), &running, keys, tasks);
     let speaker = running.speaker.clone();
     if admin.running.set(running).is_err() {
         anyhow::bail!("started twice");
@@ -160,7 +178,8 @@ async fn start(config: Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Speake
     Ok(speaker)
 }
 
-async fn kube_client(config: &Config) -> anyhow::Result<Client> {
+/// The client, and the authority (`host:port`) of the API server that it talks to.
+async fn kube_client(config: &Config) -> anyhow::Result<(Client, String)> {
     // One provider for the whole process; an error says only that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut kube_config = match &config.kubeconfig {
@@ -176,7 +195,10 @@ async fn kube_client(config: &Config) -> anyhow::Result<Client> {
             .context("no way to Kubernetes: give --kubeconfig, or run with a service account")?,
     };
     kube_config.connect_timeout = Some(Duration::from_secs(5));
-    Client::try_from(kube_config).context("the Kubernetes client cannot be made")
+    let url = &kube_config.cluster_url;
+    let port = url.port_u16().unwrap_or(443);
+    let authority = format!("{}:{port}", url.host().unwrap_or_default());
+    Ok((Client::try_from(kube_config).context("the Kubernetes client cannot be made")?, authority))
 }
 
 async fn open_datapath(config: &Config, ips: &NodeIps) -> anyhow::Result<Arc<dyn Datapath>> {
@@ -193,6 +215,9 @@ async fn open_datapath(config: &Config, ips: &NodeIps) -> anyhow::Result<Arc<dyn
     if config.enable_ipv6_masquerade {
         flags |= config_flag::MASQUERADE_V6;
     }
+    if config.encryption.enabled {
+        flags |= config_flag::ENCRYPT;
+    }
     let node = abi::NodeConfig {
         node_v4: addr(v4.map(IpAddr::from)),
         node_v6: addr(v6.map(IpAddr::from)),
@@ -202,7 +227,7 @@ async fn open_datapath(config: &Config, ips: &NodeIps) -> anyhow::Result<Arc<dyn
         snat_port_max: SNAT_PORTS.1,
         seed: seed(config.cluster_name.as_str()),
         flags,
-        wireguard_port: 0,
+        wireguard_port: config.encryption.port,
         zero: 0,
     };
     let mut options = Options::new(&config.bpf_root, node);
@@ -241,12 +266,102 @@ fn try_attach_uplinks(agent: &Agent) -> anyhow::Result<usize> {
     Ok(uplinks.len())
 }
 
+/// For ever: an interface that is made anew, or that becomes an uplink, carries the programs before it is of much use.
 async fn keep_uplinks(agent: Arc<Agent>) {
+    let changed = Arc::new(Notify::new());
+    let notify = changed.clone();
+    if let Err(error) = netlink::follow(move || notify.notify_one()) {
+        tracing::warn!(%error, "new uplinks are found by looking now and then only");
+    }
+    let mut known = Vec::new();
+    let mut looked = Instant::now();
     loop {
-        tokio::time::sleep(UPLINK_INTERVAL).await;
-        if let Err(error) = try_attach_uplinks(&agent) {
-            tracing::warn!("{error:#}");
+        let asked = tokio::time::timeout(UPLINK_INTERVAL, changed.notified()).await.is_ok();
+        if asked {
+            tokio::time::sleep(UPLINK_GATHER).await;
         }
+        let now = pods::uplinks(&agent.config.devices).unwrap_or_default();
+        // Pods come and go with interfaces and routes of their own.
+        if asked && now == known && looked.elapsed() < UPLINK_INTERVAL {
+            continue;
+        }
+        looked = Instant::now();
+        match try_attach_uplinks(&agent) {
+            Ok(_) => known = now,
+            Err(error) => tracing::warn!("{error:#}"),
+        }
+    }
+}
+
+/// Takes back what an agent that encrypted has left.
+async fn clear_encryption(config: &Config, datapath: Arc<dyn Datapath>) {
+    let device = Embedded::new(config.encryption.socket.clone(), "encryption is off".to_owned());
+    let clear = move || encryption::clear(Box::new(device), &Maps(datapath), Box::new(steering::Kernel::default()));
+    if tokio::task::spawn_blocking(clear).await.is_err() {
+        tracing::error!("taking encryption back ended abnormally");
+    }
+}
+
+/// Gives what other nodes shall be told of this one's keys.
+fn start_encryption(
+    agent: &Arc<Agent>,
+    ends: encryption::Ends,
+    mesh: Option<Arc<Mesh>>,
+    api_server: String,
+    tasks: &mut JoinSet<()>,
+) -> watch::Receiver<Option<Announcement>> {
+    let config = &agent.config;
+    let chosen = &config.encryption;
+    let settings = Settings {
+        policy: Policy {
+            modes: chosen.modes.clone(),
+            encrypt_node: chosen.encrypt_node,
+            guarded: chosen.guarded.clone(),
+            port: chosen.port,
+            keepalive_s: chosen.keepalive_s,
+            ipv4: config.enable_ipv4,
+            ipv6: config.enable_ipv6,
+        },
+        cluster: config.cluster_name.to_string(),
+        addresses: agent.node_ips.all(),
+        rotation: RotationConfig { interval: chosen.rotation, ..RotationConfig::default() },
+    };
+    let driver = Driver::new(
+        settings,
+        Box::new(Embedded::new(chosen.socket.clone(), encryption::why_embedded())),
+        Arc::new(Maps(agent.datapath.clone())),
+        Box::new(steering::Kernel::default()),
+        Box::new(underlay_mtu(config.devices.clone())),
+        KeyFile::new(chosen.key_file.clone()),
+    );
+    let (announcement, keys) = watch::channel(None);
+    let task = encryption::Task {
+        driver,
+        tables: agent.tables.clone(),
+        cluster: config.cluster_name.to_string(),
+        node: config.node_name.clone(),
+        api_server,
+        mesh,
+        announcement,
+    };
+    tasks.spawn(task.run(ends));
+    keys
+}
+
+/// The smallest MTU among the uplinks, looked up now and then: it takes a walk over the routes.
+fn underlay_mtu(devices: Vec<String>) -> impl Fn() -> Result<u32, String> + Send {
+    let known = std::cell::Cell::new(None::<(Instant, u32)>);
+    move || {
+        if let Some((at, mtu)) = known.get()
+            && at.elapsed() < UPLINK_INTERVAL
+        {
+            return Ok(mtu);
+        }
+        let uplinks = pods::uplinks(&devices).map_err(|error| error.to_string())?;
+        let mtu = uplinks.iter().map(|link| link.mtu).min();
+        let mtu = mtu.ok_or("there is no uplink: no interface has a default route; or name them with --devices")?;
+        known.set(Some((Instant::now(), mtu)));
+        Ok(mtu)
     }
 }
 
@@ -274,6 +389,9 @@ fn watch_kubernetes(agent: &Agent, client: &Client, tasks: &mut JoinSet<()>) {
     watch!(pod::Reader, t.pods, watch_lenient(client.clone(), field(format!("spec.nodeName={name}"))));
     watch!(cilium::EndpointReader, t.remote_endpoints, watch_lenient(client.clone(), all()));
     watch!(cilium::IdentityReader, t.identities, watch_lenient(client.clone(), all()));
+    if agent.config.encryption.enabled {
+        watch!(cilium::NodeReader, t.cilium_nodes, watch_lenient(client.clone(), all()));
+    }
     let own = field(format!("metadata.name={name}"));
     watch!(bgp::NodeConfigReader { node: name.clone() }, t.bgp_config, watch_lenient(client.clone(), own.clone()));
     watch!(own_node::Reader, t.own_node, watch_lenient(client.clone(), own));
@@ -411,7 +529,14 @@ fn start_mesh(
 }
 
 /// Those who write to Kubernetes.
-fn start_writers(agent: &Agent, client: &Client, cni: Arc<Cni>, running: &Running, tasks: &mut JoinSet<()>) {
+fn start_writers(
+    agent: &Agent,
+    client: &Client,
+    cni: Arc<Cni>,
+    running: &Running,
+    keys: Option<watch::Receiver<Option<Announcement>>>,
+    tasks: &mut JoinSet<()>,
+) {
     let config = &agent.config;
     let status = bgp_status::StatusWriter {
         client: client.clone(),
@@ -424,7 +549,8 @@ fn start_writers(agent: &Agent, client: &Client, cni: Arc<Cni>, running: &Runnin
     let node_ips = agent.node_ips.all();
     let endpoints = endpoints::Endpoints::new(client.clone(), agent.tables.clone(), cni, config, node_ips);
     tasks.spawn(endpoints.run());
-    let node = node_task::NodeWriter { client: client.clone(), config: config.clone(), tables: agent.tables.clone() };
+    let tables = agent.tables.clone();
+    let node = node_task::NodeWriter { client: client.clone(), config: config.clone(), tables, keys };
     tasks.spawn(node.run());
 }
 

@@ -9,10 +9,12 @@ mod store;
 mod verbs;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use causeway_api::cni::{Attachment, Done};
 use causeway_api::{ErrorBody, Method, NoParams};
+use causeway_encryption_plan::Mtu;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -21,6 +23,7 @@ use crate::app::Agent;
 use crate::config::Config;
 use crate::control::ipam::Ipam;
 use crate::intent::Key;
+use crate::realize::encryption::Encryption;
 use crate::realize::hurry::Hurry;
 use crate::realize::pod;
 use store::Store;
@@ -29,10 +32,15 @@ use verbs::{Verbs, Veths, code};
 /// MTU of pods where no uplink is to be found.
 const ETHERNET_MTU: u32 = 1500;
 
+/// How long ADD waits for encryption: the plugin waits for us for a minute, and the runtime tries again.
+const ENCRYPTION_PATIENCE: Duration = Duration::from_secs(20);
+
 /// Serves `cni_*` requests; owns `tables.endpoints` and its copy on disk.
 #[derive(Clone)]
 pub(crate) struct Cni {
     verbs: Arc<Verbs>,
+    /// `None`: traffic between nodes is not encrypted.
+    encryption: Option<Encryption>,
 }
 
 impl Cni {
@@ -41,7 +49,7 @@ impl Cni {
     pub(crate) async fn start(agent: &Arc<Agent>) -> anyhow::Result<Arc<Cni>> {
         let for_thread = agent.clone();
         let verbs = tokio::task::spawn_blocking(move || prepare(&for_thread)).await??;
-        let cni = Arc::new(Cni { verbs: Arc::new(verbs) });
+        let cni = Arc::new(Cni { verbs: Arc::new(verbs), encryption: agent.encryption.clone() });
         tokio::spawn(cni.clone().follow_node(agent.clone()));
         Ok(cni)
     }
@@ -59,12 +67,17 @@ impl Cni {
     /// One request of the admin socket whose method starts with `cni_`.
     pub(crate) async fn handle(&self, method: &str, params: Value) -> Result<Value, ErrorBody> {
         match method {
-            causeway_api::CniAdd::NAME => self.verb(causeway_api::CniAdd, params, Verbs::add).await,
+            causeway_api::CniAdd::NAME => {
+                // No pod speaks before nothing of it can leave in the clear.
+                self.encrypted(ENCRYPTION_PATIENCE).await?;
+                self.verb(causeway_api::CniAdd, params, Verbs::add).await
+            }
             causeway_api::CniDel::NAME => self.verb(causeway_api::CniDel, params, Verbs::del).await,
             causeway_api::CniCheck::NAME => self.verb(causeway_api::CniCheck, params, Verbs::check).await,
             causeway_api::CniGc::NAME => self.verb(causeway_api::CniGc, params, Verbs::gc).await,
             causeway_api::CniStatus::NAME => {
                 let status = |verbs: &Verbs, _: &NoParams| -> Result<Done, ErrorBody> { verbs.status() };
+                self.encrypted(Duration::ZERO).await?;
                 self.verb(causeway_api::CniStatus, params, status).await
             }
             _ => Err(ErrorBody::new(causeway_api::code::NOT_FOUND, format!("no CNI verb {method:?}"), "")),
@@ -80,6 +93,16 @@ impl Cni {
     ) -> Result<(), String> {
         let attachment = attachment.clone();
         self.block(move |verbs| verbs.set_identity(&attachment, identity, labels)).await.map_err(|e| e.to_string())
+    }
+
+    /// Waits for encryption, if it is on.
+    async fn encrypted(&self, patience: Duration) -> Result<(), ErrorBody> {
+        let Some(encryption) = &self.encryption else { return Ok(()) };
+        let unready = |why: String| {
+            let remedy = "`causeway encrypt status` says more; the runtime tries again";
+            ErrorBody::new(code::TRY_AGAIN, format!("encryption between nodes is not ready: {why}"), remedy)
+        };
+        encryption.ready(patience).await.map_err(unready)
     }
 
     async fn verb<M: Method>(
@@ -148,8 +171,10 @@ fn prepare(agent: &Agent) -> anyhow::Result<Verbs> {
     let config = &agent.config;
     let uplinks = pod::uplinks(&config.devices).context("looking for the uplinks of --devices")?;
     pod::prepare_node(config.enable_ipv4, config.enable_ipv6, &uplinks).context("preparing the node for forwarding")?;
+    let underlay = uplinks.iter().map(|link| link.mtu).min().unwrap_or(ETHERNET_MTU);
     let mtu = match config.mtu {
-        0 => uplinks.iter().map(|link| link.mtu).min().unwrap_or(ETHERNET_MTU),
+        0 if config.encryption.enabled => Mtu::new(underlay, 0).context("the MTU of pods")?.inner,
+        0 => underlay,
         set => set,
     };
     let verbs = Verbs::new(

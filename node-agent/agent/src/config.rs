@@ -1,6 +1,7 @@
 //! The agent's configuration: one immutable value. File < environment (`CAUSEWAY_*`) < flag; names are the same in all
 //! three, and an unknown one is refused with the nearest known name.
 
+mod encryption;
 mod mesh;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use causeway_api::nearest::nearest;
 use causeway_mesh_schema::ClusterName;
 
+pub(crate) use encryption::EncryptionConfig;
 pub(crate) use mesh::MeshConfig;
 
 /// Everything the operator of the agent can decide.
@@ -22,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) cluster_name: ClusterName,
     /// This cluster's number and how it meets others.
     pub(crate) mesh: MeshConfig,
+    /// Encryption between nodes.
+    pub(crate) encryption: EncryptionConfig,
     /// The admin socket.
     pub(crate) socket: PathBuf,
     /// What the agent must remember beside the kernel's maps: the pods' attachments. On tmpfs.
@@ -40,7 +44,7 @@ pub(crate) struct Config {
     pub(crate) enable_ipv6: bool,
     pub(crate) enable_ipv4_masquerade: bool,
     pub(crate) enable_ipv6_masquerade: bool,
-    /// MTU of pods' interfaces; 0: that of the uplinks.
+    /// MTU of pods' interfaces; 0: that of the uplinks, less what WireGuard needs.
     pub(crate) mtu: u32,
     /// Short RCU grace periods while a CNI verb runs; the switch is the machine's.
     pub(crate) expedite_rcu: bool,
@@ -80,6 +84,11 @@ const fn opt(name: &'static str, default: Option<&'static str>, help: &'static s
     Opt { name, default, help }
 }
 
+/// Options of Cilium's strict mode that say nothing new here.
+const STRICT: &str = "Accepted, as in Cilium, and surpassed: with --enable-wireguard it is always so";
+const REMOTE_NODES: &str = "Accepted, as in Cilium, and surpassed: nodes are known by their addresses, and pods' traffic with them is \
+     encrypted";
+
 /// Every option. An option without default must be set, except the first two that may stay empty.
 const OPTIONS: &[Opt] = &[
     opt("node-name", None, "This node's name in Kubernetes"),
@@ -114,12 +123,36 @@ const OPTIONS: &[Opt] = &[
     opt("enable-ipv6", Some("true"), "Serve IPv6"),
     opt("enable-ipv4-masquerade", Some("true"), "Translate the source of IPv4 traffic that leaves the cluster"),
     opt("enable-ipv6-masquerade", Some("true"), "Translate the source of IPv6 traffic that leaves the cluster"),
-    opt("mtu", Some("0"), "MTU of pods' interfaces; 0: that of the uplinks"),
+    opt("mtu", Some("0"), "MTU of pods' interfaces; 0: that of the uplinks, less what WireGuard needs"),
     opt("expedite-rcu", Some("true"), "Set /sys/kernel/rcu_expedited for the milliseconds of a CNI verb"),
     opt("bgp-secrets-namespace", Some("kube-system"), "Namespace of the Secrets with BGP passwords"),
     opt("enable-no-service-endpoints-routable", Some("false"), "Announce addresses of Services without any backend"),
     opt("node-ipv4", Some(""), "This node's IPv4 address; empty: the InternalIP of its Node object"),
     opt("node-ipv6", Some(""), "This node's IPv6 address; likewise"),
+    opt(
+        "enable-wireguard",
+        Some("false"),
+        "Encrypt traffic between nodes; what cannot be encrypted is refused. Needs the process causeway-wireguard",
+    ),
+    opt("encrypt-node", Some("false"), "Encrypt also what the nodes themselves send to each other"),
+    opt("encryption-own-cluster", Some("required"), "Within this cluster: required, or off (inter-cluster-only)"),
+    opt("encryption-clusters", Some("*=required"), "For each other cluster required or off: west=off,*=required"),
+    opt("wireguard-persistent-keepalive", Some("0s"), "Keepalives to idle peers, for NAT on the way; 0s: none"),
+    opt("wireguard-rotation-interval", Some("24h"), "Age at which the node's key is replaced; 0: only by command"),
+    opt("wireguard-port", Some("51871"), "UDP port; the same on all nodes of all clusters"),
+    opt("wireguard-key-file", Some("/var/lib/causeway/wireguard.json"), "The node's private keys, on a disk"),
+    opt("wireguard-socket", Some("/run/causeway/wireguard.sock"), "Control socket of causeway-wireguard"),
+    opt(
+        "encryption-strict-egress-cidr",
+        Some(""),
+        "Ranges whose traffic must be encrypted even where no node has told that it is its own, with commas",
+    ),
+    opt("encryption-strict-mode-cidr", Some(""), "Older name of --encryption-strict-egress-cidr"),
+    opt("enable-encryption-strict-mode", Some("false"), STRICT),
+    opt("enable-encryption-strict-mode-egress", Some("false"), STRICT),
+    opt("enable-encryption-strict-mode-ingress", Some("false"), STRICT),
+    opt("encryption-strict-mode-allow-remote-node-identities", Some("false"), REMOTE_NODES),
+    opt("encryption-strict-egress-allow-remote-node-identities", Some("false"), REMOTE_NODES),
 ];
 
 /// What was given on the command line: name to value, and the file.
@@ -212,6 +245,7 @@ impl Config {
             kubeconfig: v.optional("kubeconfig").map(PathBuf::from),
             cluster_name: v.parse("cluster-name", "is no cluster name; use at most 32 of a-z, 0-9 and inner dashes")?,
             mesh: MeshConfig::read(v)?,
+            encryption: EncryptionConfig::read(v)?,
             socket: v.required("socket")?.into(),
             state_dir: v.required("state-dir")?.into(),
             bpf_root: v.required("bpf-root")?.into(),

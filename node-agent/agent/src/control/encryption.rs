@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use causeway_datapath_loader::EncryptEntry;
 use causeway_encryption_plan::{Actual, Announcement, PeerName, PublicKey};
 use ipnet::IpNet;
 
@@ -133,19 +134,6 @@ pub(crate) struct WantedPeer {
     pub(crate) keys: Announcement,
 }
 
-/// What a guarded range is, for the datapath.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Guarded {
-    /// Pods of this node.
-    LocalPods,
-    /// Pods of another node.
-    RemotePods,
-    /// Another node; `host_too`: also what this node itself sends to it.
-    RemoteNode { host_too: bool },
-    /// Exempt, within a guarded range.
-    Plain,
-}
-
 /// What becomes of another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -177,8 +165,8 @@ pub(crate) struct Wanted {
     pub(crate) peers: BTreeMap<PeerName, WantedPeer>,
     /// Every other node that is known.
     pub(crate) standing: BTreeMap<PeerName, Standing>,
-    /// Guarded ranges, and whose they are.
-    guard: BTreeMap<IpNet, (Guarded, Option<PeerName>)>,
+    /// EncryptEntry ranges, and whose they are.
+    guard: BTreeMap<IpNet, (EncryptEntry, Option<PeerName>)>,
     /// Ranges of other nodes' pods: by the device, whoever sends.
     pub(crate) pods: BTreeSet<IpNet>,
     /// Other nodes' addresses: by the device, if a pod sends, or with node encryption.
@@ -195,12 +183,12 @@ impl Wanted {
     }
 
     /// Rows of the guard, while these nodes are exempt.
-    pub(crate) fn guard(&self, exempt: &BTreeSet<PeerName>) -> BTreeMap<IpNet, Guarded> {
-        let row = |(prefix, (class, owner)): (&IpNet, &(Guarded, Option<PeerName>))| {
+    pub(crate) fn guard(&self, exempt: &BTreeSet<PeerName>) -> BTreeMap<IpNet, EncryptEntry> {
+        let row = |(prefix, (class, owner)): (&IpNet, &(EncryptEntry, Option<PeerName>))| {
             let class = match class {
-                Guarded::RemoteNode { host_too } => {
+                EncryptEntry::RemoteNode { hosts_too } => {
                     let exempt = owner.as_ref().is_some_and(|owner| exempt.contains(owner));
-                    Guarded::RemoteNode { host_too: *host_too && !exempt }
+                    EncryptEntry::RemoteNode { hosts_too: *hosts_too && !exempt }
                 }
                 class => *class,
             };
@@ -244,10 +232,10 @@ pub(crate) fn wanted(inputs: &Inputs<'_>) -> Wanted {
 
 fn guard_own(inputs: &Inputs<'_>, wanted: &mut Wanted) {
     for range in &inputs.policy.guarded {
-        wanted.guard.insert(range.trunc(), (Guarded::RemotePods, None));
+        wanted.guard.insert(range.trunc(), (EncryptEntry::RemotePods, None));
     }
     for cidr in &inputs.own.pod_cidrs {
-        wanted.guard.insert(cidr.trunc(), (Guarded::LocalPods, None));
+        wanted.guard.insert(cidr.trunc(), (EncryptEntry::LocalPods, None));
     }
 }
 
@@ -263,7 +251,7 @@ fn guard_node(inputs: &Inputs<'_>, node: &NodeWords, wanted: &mut Wanted) {
             wanted.problems.push(Problem { node: node.name.clone(), message: format!("pod CIDR {cidr} {why}") });
             continue;
         }
-        wanted.guard.entry(*cidr).or_insert_with(|| (Guarded::RemotePods, Some(node.name.clone())));
+        wanted.guard.entry(*cidr).or_insert_with(|| (EncryptEntry::RemotePods, Some(node.name.clone())));
         if routed(policy, cidr) {
             wanted.pods.insert(*cidr);
         }
@@ -274,7 +262,7 @@ fn guard_node(inputs: &Inputs<'_>, node: &NodeWords, wanted: &mut Wanted) {
             wanted.problems.push(Problem { node: node.name.clone(), message: format!("address {ip} {why}") });
             continue;
         }
-        let class = Guarded::RemoteNode { host_too: policy.encrypt_node };
+        let class = EncryptEntry::RemoteNode { hosts_too: policy.encrypt_node };
         wanted.guard.entry(prefix).or_insert_with(|| (class, Some(node.name.clone())));
         if routed(policy, &prefix) {
             wanted.nodes.entry(prefix).or_insert_with(|| node.name.clone());
@@ -398,7 +386,7 @@ fn exempt_plain(inputs: &Inputs<'_>, wanted: &mut Wanted) {
         off.flat_map(|node| node.pod_cidrs.iter().copied().chain(node.addresses.iter().map(|ip| (*ip).into())));
     for prefix in theirs {
         if !wanted.guard.contains_key(&prefix) && is_within(&wanted.guard, prefix) {
-            wanted.guard.insert(prefix, (Guarded::Plain, None));
+            wanted.guard.insert(prefix, (EncryptEntry::Plain, None));
         }
     }
 }

@@ -45,6 +45,9 @@ const TICK_PER_PEER: Duration = Duration::from_millis(1);
 /// Changes of the tables that come together are taken together.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// How long the name of an API server may take to resolve.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
+
 /// Asks a node for a new key: a time (RFC 3339); keys from before it are replaced.
 pub(crate) const ROTATE_ANNOTATION: &str = "network.causeway.io/wg-rotate";
 
@@ -58,7 +61,23 @@ pub(crate) struct Encryption {
     commands: mpsc::Sender<Answer>,
 }
 
+/// The other ends of [`Encryption`], for the task.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    report: watch::Sender<Arc<Report>>,
+    commands: mpsc::Receiver<Answer>,
+}
+
 impl Encryption {
+    /// The handle, before there is a task.
+    pub(crate) fn new() -> (Encryption, Ends) {
+        let unready = Some("encryption has only just been started".to_owned());
+        let (sender, report) = watch::channel(Arc::new(Report { unready, ..Report::default() }));
+        // One command at a time is what people give; more wait.
+        let (commands, queue) = mpsc::channel(8);
+        (Encryption { report, commands }, Ends { report: sender, commands: queue })
+    }
+
     pub(crate) fn report(&self) -> Arc<Report> {
         self.report.borrow().clone()
     }
@@ -103,28 +122,22 @@ pub(crate) struct Task {
     pub(crate) tables: Tables,
     pub(crate) cluster: String,
     pub(crate) node: String,
-    /// Addresses of the API server that the agent itself talks to.
-    pub(crate) api_servers: BTreeSet<IpAddr>,
+    /// Host and port of the API server that the agent itself talks to.
+    pub(crate) api_server: String,
     pub(crate) mesh: Option<Arc<Mesh>>,
     pub(crate) announcement: watch::Sender<Option<Announcement>>,
 }
 
 impl Task {
-    /// The handle, and what runs until the process ends.
-    pub(crate) fn start(self) -> (Encryption, impl Future<Output = ()> + Send) {
-        let unready = Some("encryption has only just been started".to_owned());
-        let (sender, report) = watch::channel(Arc::new(Report { unready, ..Report::default() }));
-        let (commands, queue) = mpsc::channel(8);
-        (Encryption { report, commands }, self.run(sender, queue))
-    }
-
-    async fn run(self, sender: watch::Sender<Arc<Report>>, mut commands: mpsc::Receiver<Answer>) {
+    /// Runs until the process ends.
+    pub(crate) async fn run(self, ends: Ends) {
+        let Ends { report: sender, mut commands } = ends;
         let Task { mut driver, tables, .. } = self;
         let mut gather = Gather {
             tables: tables.clone(),
             cluster: self.cluster,
             node: self.node,
-            api_servers: self.api_servers,
+            api_servers: resolve(&self.api_server).await,
             mesh: self.mesh,
             read: BTreeSet::new(),
         };
@@ -173,6 +186,15 @@ impl Task {
                 () = tokio::time::sleep(tick) => {}
             }
         }
+    }
+}
+
+/// Addresses of the host in `host:port`. A name that cannot be resolved now is none of this cluster's nodes, which are
+/// known by the Service `kubernetes` too.
+async fn resolve(authority: &str) -> BTreeSet<IpAddr> {
+    match tokio::time::timeout(RESOLVE_LIMIT, tokio::net::lookup_host(authority)).await {
+        Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
+        Ok(Err(_)) | Err(_) => BTreeSet::new(),
     }
 }
 

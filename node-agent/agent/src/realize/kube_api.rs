@@ -78,10 +78,17 @@ pub(crate) async fn upsert<K>(api: &Api<K>, object: &K) -> Result<K, WriteError>
 where
     K: Resource + Serialize + DeserializeOwned + Clone + Debug,
 {
+    merge(api, object, serde_json::to_value(object)?).await
+}
+
+/// Likewise, with a merge patch that says more than the object: a null takes a field away.
+pub(crate) async fn merge<K>(api: &Api<K>, object: &K, patch: serde_json::Value) -> Result<K, WriteError>
+where
+    K: Resource + Serialize + DeserializeOwned + Clone + Debug,
+{
     let name = object.meta().name.clone().unwrap_or_default();
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-    let patch = Patch::Merge(serde_json::to_value(object)?);
-    match limited(api.patch(&name, &params, &patch)).await {
+    match limited(api.patch(&name, &params, &Patch::Merge(patch))).await {
         Err(error) if error.code() == Some(404) => create(api, object).await,
         result => result,
     }

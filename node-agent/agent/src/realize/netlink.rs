@@ -493,6 +493,28 @@ impl Netlink {
     }
 }
 
+/// Calls whenever an interface or a route comes, changes or goes in the namespace of the thread, and when events were
+/// lost; from a thread of its own, for ever.
+pub(crate) fn follow(changed: impl Fn() + Send + 'static) -> Result<()> {
+    // linux/rtnetlink.h: RTMGRP_LINK, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE.
+    const GROUPS: u32 = 0x1 | 0x40 | 0x400;
+    let open = || {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind(&SocketAddr::new(0, GROUPS))?;
+        Ok(socket)
+    };
+    let socket = open().map_err(|e| NetError::new("listening for changes of interfaces", e))?;
+    let run = move || loop {
+        if let Err(error) = socket.recv_from_full() {
+            tracing::debug!(%error, "events of interfaces were lost");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        changed();
+    };
+    let thread = std::thread::Builder::new().name("links".into()).spawn(run);
+    thread.map(drop).map_err(|e| NetError::new("starting a thread that listens for changes of interfaces", e))
+}
+
 fn family(ip: IpAddr) -> AddressFamily {
     if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }

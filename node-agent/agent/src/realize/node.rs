@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use causeway_encryption_plan::Announcement;
 use causeway_k8s::cilium::node::{CiliumNodeSpec, EncryptionSpec, IpamSpec, NodeAddress};
 use causeway_k8s::{CiliumNode, FamilyAddresses};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::sync::watch;
 
+use super::encryption::ROTATE_ANNOTATION;
 use super::kube_api::{self, FIELD_MANAGER, Retry, WriteError};
 use crate::config::Config;
 use crate::intent::Key;
@@ -23,15 +27,30 @@ pub(crate) struct NodeWriter {
     pub(crate) client: Client,
     pub(crate) config: Config,
     pub(crate) tables: Tables,
+    /// The node's WireGuard keys; `None` where traffic is not encrypted.
+    pub(crate) keys: Option<watch::Receiver<Option<Announcement>>>,
 }
+
+/// What the object says of the node's keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Keys {
+    /// Traffic is not encrypted: keys that stand there are taken away.
+    Off,
+    /// Not known yet: what stands there stays.
+    Unknown,
+    Known(Announcement),
+}
+
+/// What Cilium writes as index of the key where WireGuard is on.
+const WIREGUARD_KEY_INDEX: i64 = 255;
 
 impl NodeWriter {
     /// Runs for ever. Waiting is cancel-safe.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut nodes = self.tables.nodes.reader();
         let mut own = self.tables.own_node.reader();
         let key = Key::new("", self.config.node_name.clone());
-        let mut written: Option<CiliumNode> = None;
+        let mut written: Option<Value> = None;
         let mut retry = Retry::default();
         loop {
             nodes.changes();
@@ -49,9 +68,17 @@ impl NodeWriter {
                     }
                 }
             }
+            let keys = async {
+                match &mut self.keys {
+                    // The sender lives as long as the agent.
+                    Some(keys) => drop(keys.changed().await),
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = nodes.changed() => {}
                 () = own.changed() => {}
+                () = keys => {}
                 () = tokio::time::sleep(again) => {}
             }
         }
@@ -59,20 +86,28 @@ impl NodeWriter {
 
     /// Somebody deleted or changed what was written. An event from before our own write may say so too; then it is
     /// written once more, to no effect.
-    fn is_spoilt(&self, key: &Key, written: &CiliumNode) -> bool {
-        let wanted = serde_json::to_value(written).unwrap_or_default();
-        self.tables.own_node.synced() && self.tables.own_node.get(key).is_none_or(|there| !contains(&there.0, &wanted))
+    fn is_spoilt(&self, key: &Key, written: &Value) -> bool {
+        self.tables.own_node.synced() && self.tables.own_node.get(key).is_none_or(|there| !contains(&there.0, written))
     }
 
-    async fn pass(&self, node: &Node, written: &mut Option<CiliumNode>) -> Result<(), WriteError> {
+    fn keys(&self) -> Keys {
+        match &self.keys {
+            None => Keys::Off,
+            Some(keys) => keys.borrow().clone().map_or(Keys::Unknown, Keys::Known),
+        }
+    }
+
+    async fn pass(&self, node: &Node, written: &mut Option<Value>) -> Result<(), WriteError> {
         // Pods can be started once they can get an address.
         if !node.pod_cidrs.is_empty() {
             self.remove_taint(node).await?;
         }
-        let object = cilium_node(&self.config.node_name, node);
-        if written.as_ref() != Some(&object) {
-            kube_api::upsert(&Api::all(self.client.clone()), &object).await?;
-            *written = Some(object);
+        let keys = self.keys();
+        let object = cilium_node(&self.config.node_name, node, &keys);
+        let patch = patch(&object, &keys)?;
+        if written.as_ref() != Some(&patch) {
+            kube_api::merge(&Api::all(self.client.clone()), &object, patch.clone()).await?;
+            *written = Some(patch);
         }
         Ok(())
     }
@@ -97,8 +132,19 @@ impl NodeWriter {
     }
 }
 
+/// The merge patch that makes the object so.
+fn patch(object: &CiliumNode, keys: &Keys) -> Result<Value, serde_json::Error> {
+    let mut patch = serde_json::to_value(object)?;
+    if *keys == Keys::Off {
+        for name in [Announcement::CILIUM_ANNOTATION, Announcement::ANNOTATION, ROTATE_ANNOTATION] {
+            patch["metadata"]["annotations"][name] = json!(null);
+        }
+    }
+    Ok(patch)
+}
+
 /// The object as Cilium writes it.
-fn cilium_node(name: &str, node: &Node) -> CiliumNode {
+fn cilium_node(name: &str, node: &Node, keys: &Keys) -> CiliumNode {
     let addresses = node.addresses.iter().map(|a| NodeAddress {
         type_: Some(if a.internal { "InternalIP" } else { "ExternalIP" }.into()),
         ip: Some(a.ip.to_string()),
@@ -111,7 +157,7 @@ fn cilium_node(name: &str, node: &Node) -> CiliumNode {
             addresses: addresses.collect(),
             health: Some(FamilyAddresses::default()),
             ingress: Some(FamilyAddresses::default()),
-            encryption: Some(EncryptionSpec { key: Some(0) }),
+            encryption: Some(EncryptionSpec { key: Some(if *keys == Keys::Off { 0 } else { WIREGUARD_KEY_INDEX }) }),
             ipam: Some(IpamSpec {
                 pod_cidrs: node.pod_cidrs.iter().map(ToString::to_string).collect(),
                 ..IpamSpec::default()
@@ -120,6 +166,11 @@ fn cilium_node(name: &str, node: &Node) -> CiliumNode {
         },
     );
     object.metadata.labels = Some(node.labels.clone()).filter(|l| !l.is_empty());
+    if let Keys::Known(announcement) = keys {
+        let current = (Announcement::CILIUM_ANNOTATION.to_owned(), announcement.current.to_string());
+        let all = (Announcement::ANNOTATION.to_owned(), announcement.to_annotation());
+        object.metadata.annotations = Some([current, all].into());
+    }
     object.metadata.owner_references = Some(vec![OwnerReference {
         api_version: "v1".into(),
         kind: "Node".into(),
@@ -158,6 +209,28 @@ mod tests {
             "health": {}, "ingress": {}, "encryption": {"key": 0},
             "ipam": {"podCIDRs": ["10.1.1.0/24"]},
         }});
-        assert_eq!(serde_json::to_value(cilium_node("n1", &node)).unwrap(), want);
+        let off = cilium_node("n1", &node, &Keys::Off);
+        assert_eq!(serde_json::to_value(&off).unwrap(), want);
+
+        let key = causeway_encryption_plan::PrivateKey::from_random([1; 32]).public();
+        let keys = vec![causeway_encryption_plan::EpochKey { epoch: 3, key }];
+        let known = Keys::Known(Announcement { current: key, keys });
+        let written = patch(&cilium_node("n1", &node, &known), &known).unwrap();
+        let annotations = written.pointer("/metadata/annotations").unwrap();
+        assert_eq!(annotations["network.cilium.io/wg-pub-key"], key.to_string());
+        let all = json!([{"epoch": 3, "key": key.to_string()}]).to_string();
+        assert_eq!(annotations["network.causeway.io/wg-pub-keys"], all);
+        assert_eq!(written["spec"]["encryption"]["key"], 255);
+
+        // Switched off, they are taken away; where there are none, nothing is spoilt.
+        let gone = patch(&off, &Keys::Off).unwrap();
+        assert!(gone["metadata"]["annotations"]["network.cilium.io/wg-pub-key"].is_null());
+        assert!(contains(&want, &gone) && !contains(&written, &gone));
+        // Not known yet, they stay.
+        assert!(
+            patch(&cilium_node("n1", &node, &Keys::Unknown), &Keys::Unknown).unwrap()["metadata"]
+                .get("annotations")
+                .is_none()
+        );
     }
 }

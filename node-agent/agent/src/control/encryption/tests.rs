@@ -87,12 +87,12 @@ impl Case {
 }
 
 fn guard(wanted: &Wanted) -> Vec<String> {
-    let shown = |(prefix, class): (&IpNet, &Guarded)| match class {
-        Guarded::LocalPods => format!("{prefix} local"),
-        Guarded::RemotePods => format!("{prefix} pods"),
-        Guarded::RemoteNode { host_too: false } => format!("{prefix} node"),
-        Guarded::RemoteNode { host_too: true } => format!("{prefix} node+host"),
-        Guarded::Plain => format!("{prefix} plain"),
+    let shown = |(prefix, class): (&IpNet, &EncryptEntry)| match class {
+        EncryptEntry::LocalPods => format!("{prefix} local"),
+        EncryptEntry::RemotePods => format!("{prefix} pods"),
+        EncryptEntry::RemoteNode { hosts_too: false } => format!("{prefix} node"),
+        EncryptEntry::RemoteNode { hosts_too: true } => format!("{prefix} node+host"),
+        EncryptEntry::Plain => format!("{prefix} plain"),
     };
     wanted.guard(&BTreeSet::new()).iter().map(shown).collect()
 }
@@ -253,11 +253,11 @@ fn api_servers_are_reached_before_there_is_a_tunnel() {
     let exempt = wanted.exempt(&BTreeSet::new());
     assert_eq!(exempt, BTreeSet::from([name("n2")]));
     let class = |exempt, prefix: &str| wanted.guard(exempt)[&prefix.parse().unwrap()];
-    assert_eq!(class(&exempt, "10.0.0.2/32"), Guarded::RemoteNode { host_too: false });
-    assert_eq!(class(&exempt, "10.0.0.3/32"), Guarded::RemoteNode { host_too: true });
+    assert_eq!(class(&exempt, "10.0.0.2/32"), EncryptEntry::RemoteNode { hosts_too: false });
+    assert_eq!(class(&exempt, "10.0.0.3/32"), EncryptEntry::RemoteNode { hosts_too: true });
     assert!(!wanted.nodes(&exempt).contains(&"10.0.0.2/32".parse().unwrap()));
     let none = wanted.exempt(&[name("n2")].into());
-    assert_eq!((none.len(), class(&none, "10.0.0.2/32")), (0, Guarded::RemoteNode { host_too: true }));
+    assert_eq!((none.len(), class(&none, "10.0.0.2/32")), (0, EncryptEntry::RemoteNode { hosts_too: true }));
     assert_eq!(wanted.nodes(&none).len(), 4);
 
     // The API server's own node answers everybody.

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use causeway_datapath_loader::EncryptEntry;
 use causeway_encryption_device::{Device, DeviceError, KeyFile};
 use causeway_encryption_plan::{
     Actual, Announcement, Change, Desired, DeviceSpec, EpochKey, Input, Link, Mtu, Output, OwnKeys, Peer, PeerName,
@@ -19,7 +20,7 @@ use ipnet::IpNet;
 
 use super::guard::Guard;
 use super::steering::{MARK, Paths, Steering};
-use crate::control::encryption::{self as control, Guarded, NodeWords, Own, Policy, Wanted};
+use crate::control::encryption::{self as control, NodeWords, Own, Policy, Wanted};
 
 /// Name of the interface, as Cilium's.
 pub(crate) const DEVICE: &str = "cilium_wg0";
@@ -132,7 +133,7 @@ pub(crate) struct Driver {
     /// The newest wish of the own CiliumNode that was granted.
     granted: Option<Duration>,
     /// Rows of the guard in the map; absent until they were read.
-    rows: Option<BTreeMap<IpNet, Guarded>>,
+    rows: Option<BTreeMap<IpNet, EncryptEntry>>,
     /// Those that this process has wanted.
     wished: BTreeSet<IpNet>,
     ifindex: Option<u32>,
@@ -193,6 +194,9 @@ impl Driver {
 
     pub(crate) fn pass(&mut self, now: Clock, intent: &Intent) -> Report {
         let mut report = Report { backend: self.device.describe(), ..Report::default() };
+        if intent.own_pods.is_empty() {
+            report.unready = Some("this node has no pod CIDR yet".to_owned());
+        }
         self.load_keys(now, &mut report);
         self.close(intent, &mut report);
         match self.device_pass(now, intent, &mut report) {
@@ -480,7 +484,7 @@ impl Driver {
             nodes: report.wanted.nodes(&report.exempt),
             own_pods: intent.own_pods.iter().map(IpNet::trunc).collect(),
             own: self.settings.addresses.clone(),
-            host_too: policy.encrypt_node,
+            hosts_too: policy.encrypt_node,
             ipv4: policy.ipv4,
             ipv6: policy.ipv6,
         };

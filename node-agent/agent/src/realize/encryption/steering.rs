@@ -39,7 +39,7 @@ pub(crate) struct Paths {
     pub(crate) own_pods: BTreeSet<IpNet>,
     pub(crate) own: Vec<IpAddr>,
     /// Node encryption.
-    pub(crate) host_too: bool,
+    pub(crate) hosts_too: bool,
     pub(crate) ipv4: bool,
     pub(crate) ipv6: bool,
 }
@@ -168,7 +168,7 @@ fn rules(paths: &Paths, v4: bool) -> BTreeSet<Rule> {
         .map(|cidr| Rule { priority: FROM_PODS_PREF, table: NODES, v4, unless_mark: None, from: Some(*cidr) })
         .collect();
     rules.insert(Rule { priority: PODS_PREF, table: PODS, v4, unless_mark: unmarked, from: None });
-    if paths.host_too {
+    if paths.hosts_too {
         rules.insert(Rule { priority: HOST_PREF, table: NODES, v4, unless_mark: unmarked, from: None });
     }
     rules
@@ -190,7 +190,7 @@ mod tests {
             nodes: nets(&["10.0.0.2/32", "fd00:10::2/128"]),
             own_pods: nets(&["10.1.1.0/24", "fd00:1:1::/64"]),
             own: vec!["10.0.0.1".parse().unwrap(), "fd00:10::1".parse().unwrap()],
-            host_too: false,
+            hosts_too: false,
             ipv4: true,
             ipv6: true,
         }
@@ -216,6 +216,6 @@ mod tests {
     fn rules_of_each_family() {
         let prefs = |paths: &Paths, v4| rules(paths, v4).iter().map(|r| (r.priority, r.table)).collect::<Vec<_>>();
         assert_eq!(prefs(&paths(), true), [(100, 201), (101, 202)]);
-        assert_eq!(prefs(&Paths { host_too: true, ..paths() }, false), [(100, 201), (101, 202), (102, 202)]);
+        assert_eq!(prefs(&Paths { hosts_too: true, ..paths() }, false), [(100, 201), (101, 202), (102, 202)]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use causeway_datapath_loader::EncryptEntry;
 use causeway_encryption_device::{DeviceError, Ensured, Fake, KeyFile};
 use causeway_encryption_plan::{
     Announcement, Change, DeviceSpec, Link, PrivateKey, PublicKey, RotationConfig, Snapshot,
@@ -10,7 +11,7 @@ use causeway_encryption_plan::{
 use super::driver::{Settings, epochs};
 use super::steering::Paths;
 use super::*;
-use crate::control::encryption::{Guarded, Mode, Modes, Policy, Standing};
+use crate::control::encryption::{Mode, Modes, Policy, Standing};
 use crate::realize::netlink::NetError;
 
 const T0: Duration = Duration::from_secs(1_800_000_000);
@@ -20,7 +21,7 @@ const T0: Duration = Duration::from_secs(1_800_000_000);
 struct World {
     device: Arc<Mutex<Fake>>,
     journal: Arc<Mutex<Vec<String>>>,
-    rows: Arc<Mutex<BTreeMap<IpNet, Guarded>>>,
+    rows: Arc<Mutex<BTreeMap<IpNet, EncryptEntry>>>,
     paths: Arc<Mutex<Option<Paths>>>,
 }
 
@@ -74,11 +75,11 @@ impl Device for World {
 }
 
 impl Guard for World {
-    fn rows(&self) -> Result<BTreeMap<IpNet, Guarded>, String> {
+    fn rows(&self) -> Result<BTreeMap<IpNet, EncryptEntry>, String> {
         Ok(self.rows.lock().unwrap().clone())
     }
 
-    fn set(&self, prefix: IpNet, row: Guarded) -> Result<(), String> {
+    fn set(&self, prefix: IpNet, row: EncryptEntry) -> Result<(), String> {
         self.note(format!("guard {prefix}"));
         self.rows.lock().unwrap().insert(prefix, row);
         Ok(())
@@ -316,7 +317,7 @@ fn what_an_earlier_process_left_stays_until_the_nodes_are_known() {
     let mut bed = Bed::new().node(2).node(3);
     bed.pass();
     let world = bed.world.clone();
-    world.rows.lock().unwrap().insert("10.9.0.0/16".parse().unwrap(), Guarded::RemotePods);
+    world.rows.lock().unwrap().insert("10.9.0.0/16".parse().unwrap(), EncryptEntry::RemotePods);
     world.take_notes();
     // The next process, with the same keys.
     let keys = bed._dir.path().join("wireguard.json");
@@ -380,14 +381,14 @@ fn the_way_to_an_api_server_is_open_until_there_is_a_tunnel() {
     assert_eq!(report.exempt, [name(2)].into());
     let row = |bed: &Bed, prefix: &str| bed.world.rows.lock().unwrap()[&prefix.parse().unwrap()];
     let routed = |bed: &Bed| bed.world.paths.lock().unwrap().as_ref().unwrap().nodes.len();
-    assert_eq!(row(&bed, "10.0.0.2/32"), Guarded::RemoteNode { host_too: false });
-    assert_eq!((row(&bed, "10.0.0.3/32"), routed(&bed)), (Guarded::RemoteNode { host_too: true }, 1));
+    assert_eq!(row(&bed, "10.0.0.2/32"), EncryptEntry::RemoteNode { hosts_too: false });
+    assert_eq!((row(&bed, "10.0.0.3/32"), routed(&bed)), (EncryptEntry::RemoteNode { hosts_too: true }, 1));
     bed.world.take_notes();
     bed.pass_after(6);
     assert_eq!(bed.world.take_notes(), ["device addLink"], "knocks, since no packet does");
     bed.world.confirm_all();
     assert_eq!(bed.pass_after(1).exempt.len(), 0);
-    assert_eq!((row(&bed, "10.0.0.2/32"), routed(&bed)), (Guarded::RemoteNode { host_too: true }, 2));
+    assert_eq!((row(&bed, "10.0.0.2/32"), routed(&bed)), (EncryptEntry::RemoteNode { hosts_too: true }, 2));
 }
 
 #[test]
