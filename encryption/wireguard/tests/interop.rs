@@ -1,5 +1,5 @@
 //! Our device against Debian's wireguard-go, each in a network namespace of its own:
-//! `cargo test -p causeway-wireguard --test interop -- --ignored --test-threads=1` (root).
+//! `cargo test -p causeway-wireguard --test interop -- --ignored` (root).
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 #![allow(clippy::cast_possible_truncation, reason = "numbers below 251")]
 
@@ -10,6 +10,8 @@ mod world;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use relay::Relay;
@@ -56,7 +58,7 @@ fn stream(world: &World, from_us: bool) -> Duration {
 #[ignore = "needs root and wireguard-go"]
 fn streams_and_full_packets_over_both_families() {
     for family in [Family::V4, Family::V6] {
-        let world = World::up(family);
+        let world = World::up("stream", family);
         let sent = stream(&world, true);
         let received = stream(&world, false);
         // A packet as big as the interface takes, not to be fragmented.
@@ -70,7 +72,7 @@ fn streams_and_full_packets_over_both_families() {
 #[test]
 #[ignore = "needs root and wireguard-go"]
 fn the_other_end_moves() {
-    let world = World::up(Family::V4);
+    let world = World::up("moves", Family::V4);
     world.ping(&["-c", "2"]);
     world.theirs.ip(&["addr", "del", "192.0.2.2/24", "dev", "under"]);
     world.theirs.ip(&["addr", "add", "192.0.2.77/24", "dev", "under"]);
@@ -88,7 +90,7 @@ fn the_other_end_moves() {
 #[ignore = "needs root and wireguard-go"]
 fn repeated_and_shuffled_datagrams() {
     const COUNT: u32 = 4000;
-    let world = World::up(Family::V4);
+    let world = World::up("shuffle", Family::V4);
     let relay = Relay::start(&world.theirs);
     world.use_endpoint(relay.address());
     world.ping(&["-c", "2"]);
@@ -100,6 +102,8 @@ fn repeated_and_shuffled_datagrams() {
             (world.inner_ours(), world.inner_theirs())
         };
         let (ready, is_ready) = std::sync::mpsc::channel();
+        let arrived = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&arrived);
         let receiving = server.thread(move || {
             let socket = UdpSocket::bind((to, 9001)).unwrap();
             socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -108,6 +112,7 @@ fn repeated_and_shuffled_datagrams() {
             let mut buffer = [0; 16];
             while socket.recv(&mut buffer).is_ok() {
                 seen[u32::from_be_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]) as usize] += 1;
+                counted.fetch_add(1, Ordering::Relaxed);
             }
             seen
         });
@@ -117,9 +122,10 @@ fn repeated_and_shuffled_datagrams() {
                 let socket = UdpSocket::bind((from, 0)).unwrap();
                 for n in 0..COUNT {
                     socket.send_to(&n.to_be_bytes(), (to, 9001)).unwrap();
-                    // A pace that no queue on the way overflows at.
-                    if n % 50 == 0 {
-                        std::thread::sleep(Duration::from_millis(2));
+                    // No queue on the way overflows: what was sent arrives before more is.
+                    let deadline = Instant::now() + Duration::from_secs(1);
+                    while n % 64 == 63 && arrived.load(Ordering::Relaxed) <= n && Instant::now() < deadline {
+                        std::thread::yield_now();
                     }
                 }
             })
@@ -144,7 +150,7 @@ fn repeated_and_shuffled_datagrams() {
 #[test]
 #[ignore = "needs root and wireguard-go, and two minutes"]
 fn a_session_is_renewed_under_traffic() {
-    let world = World::up(Family::V4);
+    let world = World::up("renew", Family::V4);
     let lost = world.ping_count(650, "0.2");
     let link = world.link();
     assert_eq!(lost, 0);

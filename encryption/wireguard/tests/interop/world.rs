@@ -15,7 +15,6 @@ use causeway_encryption_plan::{
 use nix::sched::{CloneFlags, setns};
 
 const PORT: u16 = 51_871;
-const THEIRS: &str = "wgtheirs";
 
 /// Of the underlay; what is inside is IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,20 +33,20 @@ impl Family {
 }
 
 /// A network namespace; gone when dropped.
-pub(crate) struct Ns(&'static str);
+pub(crate) struct Ns(String);
 
 impl Ns {
-    fn create(name: &'static str) -> Self {
+    fn create(name: String) -> Self {
         // A run that was killed may have left it; the name is ours.
-        let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
-        run(Command::new("ip").args(["netns", "add", name]));
+        let _ = Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status();
+        run(Command::new("ip").args(["netns", "add", &name]));
         let ns = Self(name);
         ns.ip(&["link", "set", "lo", "up"]);
         ns
     }
 
     pub(crate) fn ip(&self, words: &[&str]) {
-        run(Command::new("ip").args(["-n", self.0]).args(words));
+        run(Command::new("ip").args(["-n", &self.0]).args(words));
     }
 
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
@@ -67,7 +66,7 @@ impl Ns {
 
 impl Drop for Ns {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", self.0]).status();
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
     }
 }
 
@@ -77,14 +76,22 @@ pub(crate) struct World {
     processes: Vec<Child>,
     dir: PathBuf,
     link: Link,
+    /// Name of wireguard-go's interface, which is also the name of its control socket on the machine.
+    go: String,
 }
 
 impl World {
-    pub(crate) fn up(family: Family) -> Self {
-        let (ours, theirs) = (Ns::create("cw-interop-1"), Ns::create("cw-interop-2"));
-        run(Command::new("ip")
-            .args(["link", "add", "under", "netns", ours.0, "type", "veth"])
-            .args(["peer", "name", "under", "netns", theirs.0]));
+    /// `tag`, a few letters, keeps apart what runs at the same time.
+    pub(crate) fn up(tag: &str, family: Family) -> Self {
+        let ns = |n: u8| Ns::create(format!("cw-interop-{tag}-{n}"));
+        let (ours, theirs) = (ns(1), ns(2));
+        run(Command::new("ip").args(["link", "add", "under", "netns", ours.0.as_str(), "type", "veth"]).args([
+            "peer",
+            "name",
+            "under",
+            "netns",
+            theirs.0.as_str(),
+        ]));
         for (ns, n) in [(&ours, 1), (&theirs, 2)] {
             let address = family.underlay(n);
             let length = if address.is_ipv4() { 24 } else { 64 };
@@ -97,11 +104,11 @@ impl World {
             ns.ip(&words.iter().map(String::as_str).collect::<Vec<_>>());
             ns.ip(&["link", "set", "under", "up"]);
         }
-        let dir = std::env::temp_dir().join(format!("cw-interop-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("cw-interop-{tag}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let (own, other) = (key(1), key(2));
         let link = Link { own: own.public(), remote: other.public() };
-        let mut world = Self { ours, theirs, processes: Vec::new(), dir, link };
+        let mut world = Self { ours, theirs, processes: Vec::new(), dir, link, go: format!("wg-{tag}") };
         world.start_theirs(&other, own.public(), family);
         world.start_ours(own, family);
         world.ping(&["-c", "2", "-i", "0.2", "-W", "5"]);
@@ -110,17 +117,17 @@ impl World {
 
     fn start_theirs(&mut self, own: &PrivateKey, peer: PublicKey, family: Family) {
         let mut go = self.theirs.command("wireguard-go");
-        self.processes.push(go.args(["-f", THEIRS]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        let socket = PathBuf::from(format!("/run/wireguard/{THEIRS}.sock"));
+        self.processes.push(go.args(["-f", &self.go]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let socket = PathBuf::from(format!("/run/wireguard/{}.sock", self.go));
         wait_until("wireguard-go", || socket.exists());
         let file = self.dir.join("key");
         std::fs::write(&file, own.to_text().as_bytes()).unwrap();
         let endpoint = SocketAddr::new(family.underlay(1), PORT).to_string();
         let mut wg = self.theirs.command("wg");
-        wg.args(["set", THEIRS, "listen-port", &PORT.to_string(), "private-key"]).arg(&file);
+        wg.args(["set", &self.go, "listen-port", &PORT.to_string(), "private-key"]).arg(&file);
         run(wg.args(["peer", &peer.to_string(), "allowed-ips", "10.9.0.1/32", "endpoint", &endpoint]));
-        self.theirs.ip(&["addr", "add", "10.9.0.2/24", "dev", THEIRS]);
-        self.theirs.ip(&["link", "set", THEIRS, "mtu", "1408", "up"]);
+        self.theirs.ip(&["addr", "add", "10.9.0.2/24", "dev", &self.go]);
+        self.theirs.ip(&["link", "set", &self.go, "mtu", "1408", "up"]);
     }
 
     fn start_ours(&mut self, own: PrivateKey, family: Family) {
@@ -162,7 +169,7 @@ impl World {
 
     /// Has wireguard-go listen at another port.
     pub(crate) fn rebind_theirs(&self, port: u16) {
-        run(self.theirs.command("wg").args(["set", THEIRS, "listen-port", &port.to_string()]));
+        run(self.theirs.command("wg").args(["set", &self.go, "listen-port", &port.to_string()]));
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -211,7 +218,7 @@ impl Drop for World {
             let _ = process.wait();
         }
         let _ = std::fs::remove_dir_all(&self.dir);
-        let _ = std::fs::remove_file(format!("/run/wireguard/{THEIRS}.sock"));
+        let _ = std::fs::remove_file(format!("/run/wireguard/{}.sock", self.go));
     }
 }
 
