@@ -123,7 +123,7 @@ impl Device for Fake {
                 let confirmed = self.confirmed.contains(link);
                 (*link, LinkStats { confirmed, ..LinkStats::default() })
             });
-            (name.clone(), PeerStats { endpoint: peer.endpoint, links: links.collect(), source_refused: 0 })
+            (name.clone(), PeerStats { endpoint: peer.endpoint, ifindex: 7, links: links.collect(), source_refused: 0 })
         });
         let stats: BTreeMap<_, _> = stats.collect();
         Ok(Snapshot { spec: self.spec.clone(), ifindex: 7, actual: self.actual.clone(), stats, ..Snapshot::default() })

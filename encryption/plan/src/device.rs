@@ -271,6 +271,9 @@ pub struct LinkStats {
 pub struct PeerStats {
     /// Where it was last heard from.
     pub endpoint: SocketAddr,
+    /// Index of the interface that packets to it go by; 0: the device's own, [`Snapshot::ifindex`].
+    #[serde(default)]
+    pub ifindex: u32,
     pub links: Vec<(Link, LinkStats)>,
     /// Packets from the peer whose source address is not among its prefixes.
     pub source_refused: u64,

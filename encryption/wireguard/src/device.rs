@@ -158,7 +158,8 @@ impl Device {
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        let (actual, stats) = self.engine.look();
+        let (actual, mut stats) = self.engine.look();
+        stats.values_mut().for_each(|peer| peer.ifindex = self.ifindex);
         let dropped = self.engine.dropped();
         Snapshot {
             spec: Some(self.spec.clone()),

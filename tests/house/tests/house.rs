@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("causeway-datapath-loader", &["causeway-datapath-abi", "causeway-datapath-logic"]),
     ("causeway-encryption-plan", &[]),
     ("causeway-encryption-device", &["causeway-encryption-plan"]),
+    ("causeway-encryption-kernel", &["causeway-encryption-device", "causeway-encryption-plan"]),
     ("causeway-wireguard", &["causeway-encryption-plan"]),
     // What a ServiceExport offers is said by two binaries, which must say the same.
     ("causeway-k8s", &["causeway-mesh-schema"]),

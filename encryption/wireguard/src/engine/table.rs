@@ -138,6 +138,8 @@ impl PeerState {
     fn stats(&self) -> PeerStats {
         PeerStats {
             endpoint: self.endpoint(),
+            // The engine knows of no interface; the device fills it in.
+            ifindex: 0,
             links: self.links().iter().map(|link| (link.link, link.stats())).collect(),
             source_refused: self.source_refused.load(Ordering::Relaxed),
         }
