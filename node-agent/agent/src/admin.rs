@@ -1,6 +1,7 @@
 //! The admin socket: newline-delimited JSON over a unix socket (see `causeway-api`). A task per connection; a request
 //! that is not understood gets an error and the connection goes on.
 
+mod encryption;
 mod families;
 mod mesh;
 mod views;
@@ -12,6 +13,7 @@ use std::time::Instant;
 
 use causeway_api::bgp::RoutesParams;
 use causeway_api::datapath::{FlowsParams, IpsParams};
+use causeway_api::encryption::RotateParams;
 use causeway_api::mesh::MeshTraceParams;
 use causeway_api::nearest::nearest;
 use causeway_api::{self as api, ErrorBody, MAX_REQUEST_BYTES, METHODS, Method, NoParams, Request, Response, code};
@@ -33,6 +35,7 @@ use crate::control::ipcache::IpcacheRow;
 use crate::control::probe;
 use crate::control::services::LbRow;
 use crate::intent::mesh::intake::Intake;
+use crate::realize::encryption::Encryption;
 use crate::tables::Tables;
 
 pub(crate) use families::MetricsSource;
@@ -52,6 +55,7 @@ pub(crate) struct Admin {
 
 /// Parts that exist once the start is over.
 pub(crate) struct Running {
+    pub(crate) client: kube::Client,
     pub(crate) datapath: Arc<dyn Datapath>,
     pub(crate) cni: Arc<Cni>,
     pub(crate) lb_real: Shared<Frontend, Realised<LbRow>>,
@@ -63,6 +67,8 @@ pub(crate) struct Running {
     pub(crate) mesh: Option<Arc<Mesh>>,
     /// `None`: remote backends are not probed.
     pub(crate) probes: Option<watch::Receiver<probe::Counts>>,
+    /// `None`: traffic between nodes is not encrypted.
+    pub(crate) encryption: Option<Encryption>,
 }
 
 /// Listens on `path`. A socket that nobody serves any more is replaced.
@@ -182,6 +188,11 @@ async fn answer(line: &[u8], admin: &Admin) -> Result<Value, ErrorBody> {
             params::<NoParams>(request)?;
             value(&admin.mesh_status()?)
         }
+        api::EncryptionRead::NAME => {
+            params::<NoParams>(request)?;
+            value(&admin.encryption_status()?)
+        }
+        api::EncryptionRotate::NAME => value(&admin.rotate(&params::<RotateParams>(request)?).await?),
         api::MeshTraceRead::NAME => value(&admin.mesh_trace(&params::<MeshTraceParams>(request)?)?),
         api::Drops::NAME => {
             params::<NoParams>(request)?;

@@ -165,7 +165,7 @@ async fn start(config: Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Speake
 
     // 5. Intent, control, realize.
     watch_kubernetes(&agent, &client, tasks);
-    let running = start_controllers(&agent, cni.clone(), &intake, &metrics, adopted, tasks)?;
+    let running = start_controllers(&agent, &client, cni.clone(), &intake, &metrics, adopted, tasks)?;
     let keys = ends.map(|ends| start_encryption(&agent, ends, running.mesh.clone(), api_server, tasks));
     start_writers(&agent, &client, cni.clone(), &running, keys, tasks);
     let speaker = running.speaker.clone();
@@ -409,6 +409,7 @@ fn watch_kubernetes(agent: &Agent, client: &Client, tasks: &mut JoinSet<()>) {
 
 fn start_controllers(
     agent: &Agent,
+    client: &Client,
     cni: Arc<Cni>,
     intake: &Intake,
     metrics: &Metrics,
@@ -482,8 +483,19 @@ fn start_controllers(
     };
     tasks.spawn(task.run());
     tasks.spawn(bgp_saved::keep(saved, plan.clone()));
-    let intake = intake.clone();
-    Ok(Running { datapath: agent.datapath.clone(), cni, lb_real, ipcache_real, speaker, plan, intake, mesh, probes })
+    Ok(Running {
+        client: client.clone(),
+        datapath: agent.datapath.clone(),
+        cni,
+        lb_real,
+        ipcache_real,
+        speaker,
+        plan,
+        intake: intake.clone(),
+        mesh,
+        probes,
+        encryption: agent.encryption.clone(),
+    })
 }
 
 /// `None`: probing is switched off, and every backend counts as good.
@@ -511,7 +523,7 @@ fn start_mesh(
     intake: &Intake,
     remote_nodes_done: watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
-) -> Option<Arc<causeway_mesh_remote::Mesh>> {
+) -> Option<Arc<Mesh>> {
     let t = &agent.tables;
     let writer = mesh_ips::Writer { intake: intake.clone(), datapath: agent.datapath.clone(), own: t.ipcache.clone() };
     tasks.spawn(writer.run());

@@ -10,6 +10,7 @@ pub mod client;
 pub mod cni;
 pub mod datapath;
 pub mod duration;
+pub mod encryption;
 pub mod mesh;
 pub mod nearest;
 pub mod status;
@@ -128,6 +129,10 @@ methods! {
     NodeList = "node_list" (NoParams) -> Vec<datapath::Node>;
     /// Other clusters, and how well they are known.
     ClustermeshStatus = "clustermesh_status" (NoParams) -> mesh::MeshStatus;
+    /// Encryption between nodes: device, keys, guard, peers.
+    EncryptionRead = "encryption_status" (NoParams) -> encryption::EncryptionStatus;
+    /// A new key for this node, another one, or all of the cluster.
+    EncryptionRotate = "encryption_rotate" (encryption::RotateParams) -> Vec<encryption::Rotated>;
     /// When remote changes reached the maps.
     MeshTraceRead = "mesh_trace" (mesh::MeshTraceParams) -> mesh::MeshTrace;
     /// CNI ADD.

@@ -89,6 +89,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Clustermesh,
     },
+    /// Encryption between nodes.
+    #[command(visible_alias = "encryption")]
+    Encrypt {
+        #[command(subcommand)]
+        command: Encrypt,
+    },
     /// Packets dropped by the programs, by reason.
     Drops {
         /// Reasons that never occurred, and packets passed on, too. `-o json` always has them.
@@ -142,6 +148,21 @@ pub(crate) enum Clustermesh {
     Connect(Box<clustermesh::Connect>),
     /// Let two clusters forget each other; this one alone if the other does not answer.
     Disconnect(Box<clustermesh::Disconnect>),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Encrypt {
+    /// Device, keys, guard, and what becomes of traffic with each other node.
+    Status,
+    /// Make a new key, without loss; this node's unless told otherwise.
+    RotateKey {
+        /// Another node of this cluster.
+        #[arg(long, conflicts_with = "all")]
+        node: Option<String>,
+        /// All nodes of this cluster.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -221,6 +242,15 @@ mod tests {
             assert_eq!((r.table(), r.family()), (table, family), "{words:?}");
         }
         assert_eq!(routes(&["--peer", "tor1"]).peer.as_deref(), Some("tor1"));
+    }
+
+    #[test]
+    fn encryption_has_both_names() {
+        for name in ["encrypt", "encryption"] {
+            let args = Args::try_parse_from(["causeway", name, "rotate-key", "--all"]).unwrap();
+            assert!(matches!(args.command, Command::Encrypt { command: Encrypt::RotateKey { node: None, all: true } }));
+        }
+        assert!(Args::try_parse_from(["causeway", "encrypt", "rotate-key", "--all", "--node", "n2"]).is_err());
     }
 
     #[test]

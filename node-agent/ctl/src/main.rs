@@ -5,6 +5,7 @@
 
 mod args;
 mod clustermesh;
+mod encrypt;
 mod mesh;
 mod show;
 mod table;
@@ -109,6 +110,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Clustermesh { command: Clustermesh::Enable(flags) } => clustermesh::enable(flags, out),
         Command::Clustermesh { command: Clustermesh::Connect(flags) } => clustermesh::connect(flags, out),
         Command::Clustermesh { command: Clustermesh::Disconnect(flags) } => clustermesh::disconnect(flags, out),
+        Command::Encrypt { command } => encrypt::run(client, out, command),
         Command::Drops { all } => {
             let all = *all || out.is_json();
             print(&client, api::Drops, &NoParams {}, out, move |r| show::counts(r, all))

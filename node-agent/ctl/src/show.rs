@@ -24,6 +24,9 @@ pub(crate) fn status(status: &Status, verbose: bool) -> String {
         components.row([c.name.clone(), health(c.health).into(), c.message.clone()]);
     }
     text += &components.render();
+    if let Some(encryption) = status.components.iter().find(|c| c.name == "encryption") {
+        text += &crate::encrypt::line(&encryption.message);
+    }
     if !status.rejected.is_empty() {
         let _ = writeln!(text, "\nRejected objects: {} (the agent goes on without them)", status.rejected.len());
         for r in &status.rejected {

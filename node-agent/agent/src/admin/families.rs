@@ -21,6 +21,7 @@ impl Source for MetricsSource {
         families.extend(counter_families(&admin.counters().unwrap_or_default()));
         families.extend(bgp_families(&admin.bgp_peers().unwrap_or_default()));
         families.extend(super::mesh::families(admin));
+        families.extend(super::encryption::families(admin));
         let endpoints = admin.endpoints();
         let ready = endpoints.iter().filter(|e| e.state == "ready").count();
         families.push(gauge(

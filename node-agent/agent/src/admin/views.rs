@@ -78,6 +78,7 @@ impl Admin {
             self.bgp(running),
             self.pods(),
             self.mesh(running),
+            self.encryption(running),
         ]
     }
 
@@ -136,6 +137,7 @@ impl Admin {
             intent("services", &t.services),
             intent("endpointslices", &t.slices),
             intent("nodes", &t.nodes),
+            intent("ciliumnodes", &t.cilium_nodes),
             intent("namespaces", &t.namespaces),
             intent("pods", &t.pods),
             intent("ciliumendpoints", &t.remote_endpoints),

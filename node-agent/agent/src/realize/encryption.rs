@@ -4,6 +4,7 @@
 //! - [`driver`]: one pass, blocking; called on tokio's blocking threads.
 //! - [`guard`]: the datapath's map of ranges that must be encrypted.
 //! - [`steering`]: routes and rules.
+//! - [`tally`]: counts that only rise.
 //!
 //! The task waits for changes of the tables, for commands, and for its tick; waiting is cancel-safe. A pass is never
 //! cancelled: it ends by itself, after at most the device's patience.
@@ -11,6 +12,7 @@
 pub(crate) mod driver;
 pub(crate) mod guard;
 pub(crate) mod steering;
+pub(crate) mod tally;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -163,7 +165,7 @@ impl Task {
                 return;
             };
             (driver, gather) = (same_driver, same_gather);
-            said = tell(&report, said);
+            said = tell(&report, &said);
             let changed = report.announcement.is_some();
             self.announcement.send_if_modified(|old| {
                 let other = changed && *old != report.announcement;
@@ -199,10 +201,10 @@ async fn resolve(authority: &str) -> BTreeSet<IpAddr> {
 }
 
 /// Logs what is new, and what is over; gives all of it.
-fn tell(report: &Report, said: BTreeSet<String>) -> BTreeSet<String> {
+fn tell(report: &Report, said: &BTreeSet<String>) -> BTreeSet<String> {
     let problems = report.wanted.problems.iter().map(ToString::to_string);
     let now: BTreeSet<String> = report.errors.iter().chain(&report.gone).cloned().chain(problems).collect();
-    for problem in now.difference(&said) {
+    for problem in now.difference(said) {
         tracing::warn!("encryption: {problem}");
     }
     for problem in said.difference(&now) {

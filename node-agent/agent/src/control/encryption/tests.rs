@@ -124,7 +124,8 @@ fn a_node_is_a_peer_with_its_pods_and_itself() {
 
 #[test]
 fn what_has_no_good_key_is_guarded_all_the_same() {
-    let cases: [(fn(&mut NodeWords), Standing, &str); 4] = [
+    type Spoilt = (fn(&mut NodeWords), Standing, &'static str);
+    let cases: [Spoilt; 4] = [
         (|n| n.key.clear(), Standing::NoKey, ""),
         (
             |n| n.key = "no key".into(),

@@ -12,14 +12,14 @@ use std::time::Duration;
 use causeway_datapath_loader::EncryptEntry;
 use causeway_encryption_device::{Device, DeviceError, KeyFile};
 use causeway_encryption_plan::{
-    Actual, Announcement, Change, Desired, DeviceSpec, EpochKey, Input, Link, Mtu, Output, OwnKeys, Peer, PeerName,
-    PeerView, Phase, PrivateKey, PublicKey, RemoteKeys, Rotation, RotationConfig, Snapshot, active_link, cold_links,
-    links, plan,
+    Actual, Announcement, Change, Desired, DeviceSpec, Input, Link, Mtu, Output, OwnKeys, Peer, PeerName, PeerView,
+    Phase, PrivateKey, PublicKey, RemoteKeys, Rotation, RotationConfig, Snapshot, active_link, cold_links, links, plan,
 };
 use ipnet::IpNet;
 
 use super::guard::Guard;
 use super::steering::{MARK, Paths, Steering};
+use super::tally::{Counts, Tally};
 use crate::control::encryption::{self as control, NodeWords, Own, Policy, Wanted};
 
 /// Name of the interface, as Cilium's.
@@ -99,6 +99,8 @@ pub(crate) struct Report {
     /// Why the device is not there, if so.
     pub(crate) gone: Option<String>,
     pub(crate) snapshot: Option<Arc<Snapshot>>,
+    /// Of each peer, since the process started.
+    pub(crate) totals: BTreeMap<PeerName, Counts>,
     pub(crate) wanted: Arc<Wanted>,
     /// Spoken to in the clear by this node itself until a session stands.
     pub(crate) exempt: BTreeSet<PeerName>,
@@ -143,6 +145,7 @@ pub(crate) struct Driver {
     announcement: Option<Announcement>,
     warmed: Option<Duration>,
     steered: Option<(Duration, Paths, bool)>,
+    tally: Tally,
 }
 
 impl Driver {
@@ -173,6 +176,7 @@ impl Driver {
             announcement: None,
             warmed: None,
             steered: None,
+            tally: Tally::default(),
         }
     }
 
@@ -336,6 +340,7 @@ impl Driver {
         changes.extend(self.warm(now, &desired, &snapshot, report));
         let applied = if changes.is_empty() { Ok(()) } else { self.device.apply(changes) };
         self.confirmed = confirmed_peers(&desired, &snapshot);
+        self.tally.observe(&snapshot);
         report.snapshot = Some(Arc::new(snapshot));
         applied?;
         if let Some(rotation) = &self.rotation {
@@ -523,6 +528,7 @@ impl Driver {
             report.phase = Some(rotation.phase());
             report.lagging = rotation.lagging().cloned().collect();
         }
+        report.totals = self.tally.totals();
         report.guard_rows = self.rows.as_ref().map_or(0, BTreeMap::len);
         report.announcement.clone_from(&self.announcement);
         report
@@ -589,9 +595,4 @@ fn adopted(
             Some((name.clone(), Peer { links, active, prefixes, ..old.clone() }))
         })
         .collect()
-}
-
-/// The keys that an announcement names, for messages.
-pub(crate) fn epochs(announcement: &Announcement) -> String {
-    announcement.keys.iter().map(|EpochKey { epoch, .. }| epoch.to_string()).collect::<Vec<_>>().join(",")
 }

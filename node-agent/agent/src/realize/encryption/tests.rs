@@ -8,7 +8,7 @@ use causeway_encryption_plan::{
     Announcement, Change, DeviceSpec, Link, PrivateKey, PublicKey, RotationConfig, Snapshot,
 };
 
-use super::driver::{Settings, epochs};
+use super::driver::Settings;
 use super::steering::Paths;
 use super::*;
 use crate::control::encryption::{Mode, Modes, Policy, Standing};
@@ -108,6 +108,10 @@ impl Steering for World {
         self.note("no routes");
         Ok(())
     }
+}
+
+fn epochs(announcement: &Announcement) -> String {
+    announcement.keys.iter().map(|known| known.epoch.to_string()).collect::<Vec<_>>().join(",")
 }
 
 struct Bed {
