@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use causeway_encryption_plan::{Answer, DeviceSpec, Request, Snapshot};
+use nix::net::if_::if_nametoindex;
 use parking_lot::Mutex;
 
 use crate::device::Device;
@@ -53,6 +54,7 @@ impl Holder {
     fn ensure(&self, slot: &mut Option<Device>, spec: DeviceSpec) -> Answer {
         if let Some(device) = slot.as_mut()
             && (DeviceSpec { mtu: spec.mtu, ..device.spec().clone() }) == spec
+            && stands(device)
         {
             let same = spec.mtu == device.spec().mtu;
             return match if same { Ok(()) } else { device.set_mtu(spec.mtu) } {
@@ -71,6 +73,11 @@ impl Holder {
             Err(error) => failed(error, 0),
         }
     }
+}
+
+/// Whether the interface is still there: anybody may delete it, and its descriptors only fail from then on.
+fn stands(device: &Device) -> bool {
+    if_nametoindex(device.spec().name.as_str()) == Ok(device.ifindex())
 }
 
 fn failed(error: impl std::fmt::Display, applied: usize) -> Answer {
