@@ -194,7 +194,7 @@ pub(crate) fn start_node(lab: &Lab, state: &LabState, plan: &Plan, node: &HostPl
         if meshed {
             argv.extend(["--clustermesh-config".into(), path(&mesh::agent_config(lab, node))]);
         }
-        argv.extend(encryption::agent_options(lab, node, cluster));
+        argv.extend(encryption::agent_options(lab, plan, node, cluster));
         records.push(process::start(lab, spec(lab, &format!("agent-{}", node.name), Some(node), argv))?);
     }
     let mut argv = vec![

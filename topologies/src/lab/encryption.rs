@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use topology::plan::HostPlan;
+use topology::plan::{HostPlan, Plan};
 use topology::spec::{Cluster, Encryption};
 
 use crate::cluster::{path, spec};
@@ -44,7 +44,7 @@ pub(crate) fn start(lab: &Lab, programs: &Programs, node: &HostPlan, cluster: &C
 }
 
 /// The agent's options about encryption.
-pub(crate) fn agent_options(lab: &Lab, node: &HostPlan, cluster: &Cluster) -> Vec<String> {
+pub(crate) fn agent_options(lab: &Lab, plan: &Plan, node: &HostPlan, cluster: &Cluster) -> Vec<String> {
     let Encryption::Wireguard { nodes, clusters } = &cluster.encryption else { return Vec::new() };
     let mut options = vec![
         ("--enable-wireguard", "true".to_owned()),
@@ -52,8 +52,10 @@ pub(crate) fn agent_options(lab: &Lab, node: &HostPlan, cluster: &Cluster) -> Ve
         ("--wireguard-socket", path(&socket(lab, node))),
         ("--wireguard-key-file", path(&key_file(lab, node))),
     ];
-    // The whole of it, so that an address that no node has is refused too.
-    options.push(("--encryption-strict-mode-cidr", format!("{},{}", cluster.pods.v4, cluster.pods.v6)));
+    // Whole ranges, of all clusters that encrypt: an address that no node has, or none that is known yet, is refused too.
+    let encrypt = plan.clusters.iter().filter(|cluster| cluster.encryption != Encryption::None);
+    let ranges: Vec<String> = encrypt.map(|cluster| format!("{},{}", cluster.pods.v4, cluster.pods.v6)).collect();
+    options.push(("--encryption-strict-mode-cidr", ranges.join(",")));
     options.extend(clusters.as_ref().map(|clusters| ("--encryption-clusters", clusters.clone())));
     options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
 }

@@ -86,7 +86,10 @@ impl Stat {
         // The second field is the name in parentheses and may hold anything, so count from its end.
         let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
         let state = fields.next()?;
-        Some(Self { zombie: matches!(state, "Z" | "X"), start_time: fields.nth(18)?.parse().ok()? })
+        // A leader that has ended while other threads have not: the process still holds its sockets.
+        let threads: u32 = fields.nth(16)?.parse().ok()?;
+        let zombie = matches!(state, "Z" | "X") && threads <= 1;
+        Some(Self { zombie, start_time: fields.nth(1)?.parse().ok()? })
     }
 }
 

@@ -112,8 +112,22 @@ fn transport(protocol: u8, bytes: &[u8]) -> Kind {
         (TCP, Some((from, to))) => Kind::Tcp(from, to),
         // RFC 2710, 3810 and 4861: MLD 130 to 132 and 143, ND 133 to 137.
         (ICMP_V6, _) if matches!(bytes.first(), Some(130..=137 | 143)) => Kind::Neighbours,
-        (ICMP | ICMP_V6, _) => Kind::Icmp,
+        (ICMP | ICMP_V6, _) => match quoted(protocol, bytes) {
+            // Its own datagram, that nobody took.
+            Some(Frame { kind: Kind::Wireguard, .. }) => Kind::Wireguard,
+            _ => Kind::Icmp,
+        },
         (other, _) => Kind::Other(other.into()),
+    }
+}
+
+/// The packet that an ICMP error is about. RFC 792: unreachable 3, time exceeded 11, parameter problem 12; RFC 4443: 1 to 4.
+fn quoted(protocol: u8, bytes: &[u8]) -> Option<Frame> {
+    let rest = bytes.get(8..)?;
+    match (protocol, bytes.first()?) {
+        (ICMP, 3 | 11 | 12) => Some(ipv4(rest)),
+        (ICMP_V6, 1..=4) => Some(ipv6(rest)),
+        _ => None,
     }
 }
 
@@ -156,6 +170,9 @@ mod tests {
         assert_eq!(v6(FRAGMENT, &[UDP, 0, 0, 9, 0, 0, 0, 0]).kind, Kind::Fragment);
         assert_eq!(v6(HOP_BY_HOP, &[ICMP_V6, 0, 5, 2, 0, 0, 0, 0, 143, 0]).kind, Kind::Neighbours);
         assert_eq!(v6(ICMP_V6, &[128, 0]).kind, Kind::Icmp);
+        let inner = [&[0x45, 0, 0, 0, 0, 0, 0, 0, 64, UDP, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2][..], &wireguard].concat();
+        assert_eq!(v4(ICMP, 0, &[&[3, 3, 0, 0, 0, 0, 0, 0], &inner[..]].concat()).kind, Kind::Wireguard);
+        assert_eq!(v4(ICMP, 0, &[&[0, 0, 0, 0, 0, 0, 0, 0], &inner[..]].concat()).kind, Kind::Icmp);
         assert_eq!(v4(47, 0, &[]).kind, Kind::Other(47));
         assert_eq!(frame(ARP, &[]).kind, Kind::Arp);
         let ends = v6(TCP, &[0, 80, 1, 0]).ends.unwrap();

@@ -220,13 +220,12 @@ fn pause(_: &[Talk]) -> Result<String> {
     Ok(String::new())
 }
 
-/// Waits until every sender has had answers to what it sent from now on.
+/// Waits until every sender has had answers over all its protocols to what it sent from now on.
 fn flows(talks: &[Talk]) -> Result<Duration> {
-    let answered = |talk: &Talk| talk.tally().all().1;
-    let before: Vec<u64> = talks.iter().map(answered).collect();
+    let before: Vec<u64> = talks.iter().map(Talk::answered).collect();
     let (_, took) = until(SOON, "answers on every way", || {
         // A few, so that one that was under way does not count.
-        let late = talks.iter().zip(&before).filter(|(talk, before)| answered(talk) < **before + 5).count();
+        let late = talks.iter().zip(&before).filter(|(talk, before)| talk.answered() < **before + 3).count();
         ensure!(late == 0, "{late} of {} ways have none", talks.len());
         Ok(())
     })?;
@@ -480,8 +479,8 @@ fn uplink(leak: &Leak) -> Result<String> {
         flows(talks)?;
         lab.lab("cable", &[HERE, "tor2"])?;
         std::thread::sleep(A_WHILE);
-        let took = flows(talks)?;
-        Ok(format!("answers {} after it came", seconds(A_WHILE + took)))
+        flows(talks)?;
+        Ok("all ways went on".to_owned())
     })
 }
 

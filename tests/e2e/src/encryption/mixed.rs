@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::capture::{Capture, Hits, World};
 use super::flow::Pings;
 use super::talk::{ALL, Protocol, SHORT, Talk};
-use super::{SOON, Site, healthy, pod, ready, seconds};
+use super::{SOON, Site, pod, ready, seconds};
 use crate::lab::{Kube, Lab, text};
 use crate::report::{Report, until};
 
@@ -105,7 +105,11 @@ fn required(site: &Site, capture: &Capture) -> Result<String> {
         lab.lab("start", &[&format!("agent-{node}"), "--set", "encryption-clusters=west=required"])?;
     }
     for node in ["e1", "e2"] {
-        healthy(lab, node)?;
+        until(SOON, "the new agent names west's nodes", || {
+            let status = text(&lab.causeway(node, &["encrypt", "status"])?);
+            ensure!(status.contains("west/w1"), "{status}");
+            Ok(())
+        })?;
     }
     until(SOON, "nothing of east's pods passes to west", || {
         let (answered, hits) = exchange(site, capture, "e1", "w1")?;
@@ -123,9 +127,22 @@ fn required(site: &Site, capture: &Capture) -> Result<String> {
     for hits in &hits {
         hits.none_inside()?;
     }
-    let status = text(&lab.causeway("e1", &["encrypt", "status"])?);
-    let named = status.lines().find(|line| line.contains(WEST)).with_context(|| format!("no {WEST} in {status}"))?;
-    Ok(format!("0 answers either way, 0 hits; status: {}", named.split_whitespace().collect::<Vec<_>>().join(" ")))
+    let out = lab.causeway("e1", &["status"])?;
+    ensure!(!out.status.success(), "`causeway status` calls that healthy: {}", text(&out));
+    let status = lab.causeway_json("e1", &["encrypt", "status"])?;
+    let guard = &status["guard"];
+    for counter in ["unencryptedTraffic", "plaintextRefused"] {
+        ensure!(guard[counter].as_u64() > Some(0), "{counter} is not counted: {guard}");
+    }
+    let words = text(&lab.causeway("e1", &["encrypt", "status"])?);
+    let named =
+        words.lines().find(|line| line.contains("west/w1")).with_context(|| format!("no west/w1 in {words}"))?;
+    Ok(format!(
+        "0 answers either way, 0 hits; refused {} unencrypted-traffic, {} plaintext-refused; status: {}",
+        guard["unencryptedTraffic"],
+        guard["plaintextRefused"],
+        named.split_whitespace().collect::<Vec<_>>().join(" ")
+    ))
 }
 
 fn both(site: &Site, capture: &Capture) -> Result<String> {

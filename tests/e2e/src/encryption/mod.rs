@@ -16,7 +16,7 @@ mod talk;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -26,6 +26,7 @@ use crate::kit::{self, Pod};
 use crate::lab::{Kube, Lab, text};
 use crate::report::{Report, Scenario, run_scenarios, until};
 
+use flow::Pings;
 use place::{Place, Places};
 use talk::Server;
 
@@ -81,8 +82,26 @@ impl Site {
     /// The five nodes of the encrypted topology, each with a session to each other.
     fn five(name: &str) -> Result<Site> {
         let site = Site::up(ENCRYPTED, name, &[], &NODES.map(|node| (node, "default")))?;
+        site.warm()?;
         device::sessions(&site.lab, &NODES, NODES.len() - 1, SOON)?;
         Ok(site)
+    }
+
+    /// Packets from every pod to every other one: sessions are made when they are needed.
+    fn warm(&self) -> Result<()> {
+        let begun = Instant::now();
+        let mut pings = Vec::new();
+        for from in self.pods.keys() {
+            for to in self.pods.keys().filter(|to| *to != from) {
+                pings.push(Pings::start(&self.place(from)?, self.addresses(to)?[0])?);
+            }
+        }
+        until(SOON, "every pod reaches every other one", || {
+            let late = pings.iter().filter(|pings| pings.first_after(begun).is_none()).count();
+            ensure!(late == 0, "{late} of {} ways do not work", pings.len());
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// The pod on a node.

@@ -142,6 +142,7 @@ impl Tally {
 pub(crate) struct Talk {
     counts: Arc<Counts>,
     threads: Vec<JoinHandle<Result<()>>>,
+    protocols: Vec<Protocol>,
 }
 
 impl Talk {
@@ -156,12 +157,18 @@ impl Talk {
             })
         };
         let threads = protocols.iter().map(run).collect();
-        Talk { counts, threads }
+        Talk { counts, threads, protocols: protocols.to_vec() }
     }
 
     pub(crate) fn tally(&self) -> Tally {
         let read = |all: &[AtomicU64; 3]| [0, 1, 2].map(|at| all[at].load(Ordering::Relaxed));
         Tally { sent: read(&self.counts.sent), answered: read(&self.counts.answered) }
+    }
+
+    /// The fewest answers of any of its protocols.
+    pub(crate) fn answered(&self) -> u64 {
+        let tally = self.tally();
+        self.protocols.iter().map(|protocol| tally.of(*protocol).1).min().unwrap_or(0)
     }
 
     /// Ends it; an error when a sender could not even start.
