@@ -1,9 +1,12 @@
 //! The device: interfaces of the kernel, told what [`Slots`] says, and looked at.
+//!
+//! The kernel is right. Each `ensure` and `snapshot` reads all interfaces and brings together what is there and what is
+//! known ([`Slots::absorb`]); what is then found missing is in no snapshot, and so is planned again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use causeway_encryption_device::{Device, DeviceError, Ensured};
 use causeway_encryption_plan::{
@@ -46,9 +49,10 @@ pub struct Kernel<W: Wire = Netlink> {
     ifindexes: [u32; SLOTS],
     /// Interfaces that have their MTU and are on: index and MTU.
     configured: BTreeMap<usize, (u32, u32)>,
+    /// Interfaces that a snapshot has named.
+    named: BTreeSet<u32>,
     /// The kernel takes away one allowed IP when told; not known to be untrue.
     removes_one: bool,
-    started: Instant,
 }
 
 impl Kernel<Netlink> {
@@ -72,8 +76,8 @@ impl<W: Wire> Kernel<W> {
             watches: BTreeMap::new(),
             ifindexes: [0; SLOTS],
             configured: BTreeMap::new(),
+            named: BTreeSet::new(),
             removes_one: true,
-            started: Instant::now(),
         }
     }
 
@@ -145,7 +149,7 @@ impl<W: Wire> Kernel<W> {
             }
         }
         self.watch(seen);
-        let (now, watches) = (self.started.elapsed(), &self.watches);
+        let (now, watches) = (self.wire.now().steady, &self.watches);
         let confirmed = |slot, key| watches.get(&(slot, key)).is_some_and(|watch| watch.confirmed(now));
         self.slots.settle(confirmed, &mut ops);
         self.try_next(&mut ops);
@@ -155,19 +159,18 @@ impl<W: Wire> Kernel<W> {
     }
 
     fn watch(&mut self, seen: &Seen) {
-        let now = self.started.elapsed();
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = self.wire.now();
         let places: BTreeSet<(usize, PublicKey)> = self.slots.peers().values().flat_map(PeerState::places).collect();
         self.watches.retain(|at, _| places.contains(at));
         for (slot, key) in places {
             if let Some(peer) = seen[slot].as_ref().and_then(|seen| seen.peers.get(key.as_bytes())) {
-                self.watches.entry((slot, key)).or_default().look(now, wall, peer);
+                self.watches.entry((slot, key)).or_default().look(now.steady, now.wall, peer);
             }
         }
     }
 
     fn try_next(&mut self, ops: &mut Vec<Op>) {
-        let now = self.started.elapsed();
+        let now = self.wire.now().steady;
         let mut in_vain: Vec<(PeerName, Link, u32)> = Vec::new();
         for (name, state) in self.slots.peers() {
             for (link, place) in state.links.iter().filter_map(|(link, place)| Some((link, (*place)?))) {
@@ -249,18 +252,7 @@ impl<W: Wire> Kernel<W> {
             mark: Some(spec.mark),
             clear: true,
         };
-        self.tell(slot, &device, &[])?;
-        self.wire.configure(&name, spec.mtu).map_err(|error| {
-            let port = port(&spec, slot).unwrap_or_default();
-            failed(&format!("switching on (UDP port {port} must be free)"), &name, &error)
-        })?;
-        if let Some(payloads) = self.wire.get(&name).map_err(|error| failed("reading", &name, &error))? {
-            let mut seen = Observed::default();
-            payloads.iter().for_each(|payload| seen.take(payload));
-            self.ifindexes[slot] = seen.ifindex;
-            self.configured.insert(slot, (seen.ifindex, spec.mtu));
-        }
-        Ok(())
+        self.tell(slot, &device, &[])
     }
 
     fn close(&mut self, slot: usize) -> Result<(), DeviceError> {
@@ -302,14 +294,30 @@ impl<W: Wire> Kernel<W> {
                 let device = DeviceSet { port: Some(wanted), mark: Some(spec.mark), ..DeviceSet::default() };
                 self.tell(slot, &device, &[])?;
             }
-            if self.configured.get(&slot) != Some(&(seen.ifindex, spec.mtu)) {
-                let name = interface(&spec.name, slot);
-                let doing = format!("switching on (UDP port {wanted} must be free)");
-                self.wire.configure(&name, spec.mtu).map_err(|error| failed(&doing, &name, &error))?;
-                self.configured.insert(slot, (seen.ifindex, spec.mtu));
+            // Another is switched on when it was named, so that the datapath is there before its first packet.
+            let may = slot == 0 || self.named.contains(&seen.ifindex);
+            if may && self.configured.get(&slot) != Some(&(seen.ifindex, spec.mtu)) {
+                let done = self.switch_on(slot, seen.ifindex, &spec);
+                match done {
+                    Err(error) if slot > 0 => tracing::warn!(%error, "links of a rotation wait"),
+                    other => other?,
+                }
             }
         }
         Ok(())
+    }
+
+    fn switch_on(&mut self, slot: usize, ifindex: u32, spec: &DeviceSpec) -> Result<(), DeviceError> {
+        let (name, port) = (interface(&spec.name, slot), port(spec, slot)?);
+        let doing = format!("switching on (UDP port {port} must be free)");
+        self.wire.configure(&name, spec.mtu, &spec.name).map_err(|error| failed(&doing, &name, &error))?;
+        let before = self.configured.insert(slot, (ifindex, spec.mtu));
+        if slot == 0 || before.is_some_and(|(before, _)| before == ifindex) {
+            return Ok(());
+        }
+        let mut ops = Vec::new();
+        self.slots.on(slot, &mut ops);
+        self.run(ops)
     }
 
     /// Names of peers, beside the kernel, which knows none. A file that cannot be written costs handshakes after a restart.
@@ -364,7 +372,7 @@ impl<W: Wire> Device for Kernel<W> {
     /// Of changes that the kernel refuses, `applied` counts none, though some may be done; the next snapshot tells.
     fn apply(&mut self, changes: Vec<Change>) -> Result<(), DeviceError> {
         self.spec()?;
-        let now = self.started.elapsed();
+        let now = self.wire.now().steady;
         let mut ops = Vec::new();
         let mut unfit = None;
         for (applied, change) in changes.into_iter().enumerate() {
@@ -397,7 +405,7 @@ impl<W: Wire> Device for Kernel<W> {
         let mut seen = self.look()?;
         self.reconcile(&mut seen);
         self.slots.told();
-        let now = self.started.elapsed();
+        let now = self.wire.now().steady;
         let actual = self.slots.actual();
         let stats = self.slots.peers().iter().map(|(name, state)| {
             let told = actual.peers[name].endpoint;
@@ -412,7 +420,10 @@ impl<W: Wire> Device for Kernel<W> {
             (name.clone(), stats)
         });
         let stats = stats.collect();
-        Ok(Snapshot { spec: self.spec.clone(), ifindex: self.ifindexes[0], actual, stats, ..Snapshot::default() })
+        let interfaces: BTreeSet<u32> = self.ifindexes.into_iter().filter(|ifindex| *ifindex != 0).collect();
+        self.named.clone_from(&interfaces);
+        let (spec, ifindex) = (self.spec.clone(), self.ifindexes[0]);
+        Ok(Snapshot { spec, ifindex, interfaces, actual, stats, ..Snapshot::default() })
     }
 
     fn delete(&mut self) -> Result<(), DeviceError> {

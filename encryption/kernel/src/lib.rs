@@ -20,4 +20,4 @@ mod watch;
 mod wire;
 
 pub use kernel::Kernel;
-pub use wire::{Netlink, Wire, probe};
+pub use wire::{Clock, Netlink, Wire, probe};

@@ -12,6 +12,7 @@
 //! than not, so the first handshake goes to the port of the own slot; one that goes unanswered for 5 s is followed by one to
 //! the next port ([`candidate`]), and whoever is reached learns the address. Nodes that have one port only (Cilium's, and
 //! those with the embedded device) are found at the second attempt. The ports of all slots must be open between nodes.
+//! An interface is switched on after a snapshot has named it, so that whoever must attach something to it comes first.
 //!
 //! # Going home
 //! When the identity at the announced port is removed, the one that is left lives at another port. It gets the first slot
@@ -371,6 +372,14 @@ impl Slots {
         let stale = tries <= 1 && place.at != state.endpoint;
         place.at = if stale { state.endpoint } else { candidate(state.endpoint, place.slot, tries) };
         ops.push(endpoint_op(place.slot, link.remote, place.at));
+    }
+
+    /// The interface has just been switched on: what was begun before came to nothing.
+    pub(crate) fn on(&self, slot: usize, ops: &mut Vec<Op>) {
+        for state in self.peers.values() {
+            let here = |(_, place): &(&Link, &Option<Place>)| place.is_some_and(|place| place.slot == slot);
+            state.links.iter().filter(here).for_each(|(link, _)| kick(state, *link, slot, ops));
+        }
     }
 
     fn check_new(&self, link: Link) -> Result<(), Unfit> {

@@ -5,6 +5,7 @@ mod device;
 mod encode;
 mod kernel;
 mod slots;
+mod world;
 
 use std::net::SocketAddr;
 

@@ -1,6 +1,8 @@
 //! The kernel: `wireguard-control` for what it does well, our own netlink messages for the rest. All calls block.
 
 use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
 
 use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
@@ -19,14 +21,24 @@ const RECEIVE: usize = 64 * 1024;
 /// A dump that was disturbed is begun anew; one that always is comes from an interface that changes without end.
 const DUMPS_MAX: usize = 5;
 
+/// Now, by two clocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// Never goes back.
+    pub steady: Duration,
+    /// Since the Unix epoch.
+    pub wall: Duration,
+}
+
 /// What the backend needs of the kernel; tests have another.
 pub trait Wire: Send {
+    fn now(&self) -> Clock;
     /// Makes a WireGuard interface; it may be there already.
     fn make(&mut self, interface: &str) -> io::Result<()>;
     /// Removes it; it need not be there.
     fn remove(&mut self, interface: &str) -> io::Result<()>;
-    /// Switches it on with an MTU, without addresses of its own making.
-    fn configure(&mut self, interface: &str, mtu: u32) -> io::Result<()>;
+    /// Switches it on with an MTU, without addresses of its own making; forwards if `like` does.
+    fn configure(&mut self, interface: &str, mtu: u32, like: &str) -> io::Result<()>;
     /// Sends a payload of `WG_CMD_SET_DEVICE`.
     fn set(&mut self, payload: &[u8]) -> io::Result<()>;
     /// Payloads of the dump; `None`: there is no such interface.
@@ -34,10 +46,23 @@ pub trait Wire: Send {
 }
 
 /// The kernel's netlink, of the network namespace that the calling thread is in.
-#[derive(Debug, Default)]
-pub struct Netlink(());
+#[derive(Debug)]
+pub struct Netlink {
+    started: Instant,
+}
+
+impl Default for Netlink {
+    fn default() -> Self {
+        Self { started: Instant::now() }
+    }
+}
 
 impl Wire for Netlink {
+    fn now(&self) -> Clock {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Clock { steady: self.started.elapsed(), wall }
+    }
+
     fn make(&mut self, interface: &str) -> io::Result<()> {
         // An update that says nothing makes the interface and sends nothing else.
         DeviceUpdate::new().apply(&name(interface)?, Backend::Kernel)
@@ -59,10 +84,17 @@ impl Wire for Netlink {
         device.delete()
     }
 
-    fn configure(&mut self, interface: &str, mtu: u32) -> io::Result<()> {
+    fn configure(&mut self, interface: &str, mtu: u32, like: &str) -> io::Result<()> {
         // As the embedded device's: no link-local address, no router solicitations, no check of the way back.
         sysctl("ipv6", interface, "addr_gen_mode", "1")?;
         sysctl("ipv4", interface, "rp_filter", "0")?;
+        if like != interface {
+            for (family, key) in [("ipv4", "forwarding"), ("ipv6", "disable_ipv6"), ("ipv6", "forwarding")] {
+                if let Ok(value) = std::fs::read_to_string(sysctl_path(family, like, key)) {
+                    sysctl(family, interface, key, value.trim())?;
+                }
+            }
+        }
         let index = i32::try_from(if_nametoindex(interface)?).map_err(io::Error::other)?;
         // struct ifinfomsg: family, padding, type, index, flags, mask of flags.
         let mut payload = vec![0u8; 4];
@@ -171,10 +203,14 @@ fn request(protocol: isize, kind: u16, flags: u16, payload: &[u8]) -> io::Result
 
 /// A kernel without the family has no such file; that is no error.
 fn sysctl(family: &str, interface: &str, key: &str, value: &str) -> io::Result<()> {
-    let path: std::path::PathBuf = ["/proc/sys/net", family, "conf", interface, key].iter().collect();
+    let path = sysctl_path(family, interface, key);
     match std::fs::write(&path, value) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
         Ok(()) => Ok(()),
     }
+}
+
+fn sysctl_path(family: &str, interface: &str, key: &str) -> PathBuf {
+    ["/proc/sys/net", family, "conf", interface, key].iter().collect()
 }

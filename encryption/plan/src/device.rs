@@ -286,6 +286,9 @@ pub struct Snapshot {
     pub spec: Option<DeviceSpec>,
     /// Interface index; the datapath redirects to it.
     pub ifindex: u32,
+    /// Indexes of all interfaces by which peers' packets may arrive; empty: [`Self::ifindex`] alone.
+    #[serde(default)]
+    pub interfaces: BTreeSet<u32>,
     pub actual: Actual,
     pub stats: BTreeMap<PeerName, PeerStats>,
     /// Packets to an address that no peer has.

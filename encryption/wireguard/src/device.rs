@@ -164,6 +164,7 @@ impl Device {
         Snapshot {
             spec: Some(self.spec.clone()),
             ifindex: self.ifindex,
+            interfaces: [self.ifindex].into(),
             actual,
             stats,
             no_peer: dropped.no_peer,

@@ -1,6 +1,7 @@
 //! The device against the kernel in memory.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use causeway_encryption_device::{Device as _, DeviceError, Ensured};
 use causeway_encryption_plan::{Change, DeviceSpec, Link, Snapshot, plan};
@@ -117,7 +118,13 @@ fn a_rotation_of_ours() {
     node.apply(Change::AddLink { peer: name(101), link: link(2, 101) });
     assert_eq!(node.names(), ["cilium_wg0", "cilium_wg1"]);
     let second = node.device.wire().interfaces["cilium_wg1"].clone();
-    assert_eq!((second.port, second.mark, second.mtu), (51872, 0x1e00, Some(1408)));
+    assert_eq!((second.port, second.mark, second.mtu), (51872, 0x1e00, None));
+    // It is off until a snapshot has named it, and whoever reads that has had the time to act.
+    assert_eq!(node.pass().interfaces, [11, second.index].into());
+    assert_eq!(node.device.wire().interfaces["cilium_wg1"].mtu, None);
+    node.pass();
+    let second = node.device.wire().interfaces["cilium_wg1"].clone();
+    assert_eq!(second.mtu, Some(1408));
     let peer = &second.peers[&key];
     assert_eq!((peer.kicks, peer.keepalive_s), (1, 0), "a handshake, and no keepalive where nothing is sent");
     assert_eq!(peer.prefixes, BTreeSet::from([net("10.1.0.0/16")]));
@@ -158,16 +165,49 @@ fn a_rotation_of_ours() {
     assert_eq!(snapshot.actual.identities, BTreeSet::from([public(2)]));
 }
 
+/// Handshakes that nobody answers go elsewhere; a session that ended is looked for where the peer is announced.
+#[test]
+fn a_peer_is_looked_for() {
+    let mut node = Node::with_peer(false);
+    node.apply(Change::AddIdentity { private: private(2) });
+    node.apply(Change::AddLink { peer: name(101), link: link(2, 101) });
+    let key = *public(101).as_bytes();
+    let sent = |node: &mut Node, interface: &str| {
+        let wire = node.device.wire();
+        wire.now += Duration::from_secs(6);
+        wire.interfaces.get_mut(interface).unwrap().peers.get_mut(&key).unwrap().tx_bytes += 148;
+        node.pass();
+        node.device.wire().interfaces[interface].peers[&key].endpoint.unwrap().port()
+    };
+    node.pass();
+    let tried: Vec<u16> = (0..5).map(|_| sent(&mut node, "cilium_wg1")).collect();
+    assert_eq!(tried, [51871, 51873, 51871, 51874, 51871]);
+    // It came from another port, was heard of there for three minutes, and is there no longer.
+    node.device.wire().shake("cilium_wg0", key);
+    let first = node.device.wire().interfaces.get_mut("cilium_wg0").unwrap();
+    first.peers.get_mut(&key).unwrap().endpoint = Some("192.0.2.101:51873".parse().unwrap());
+    assert_eq!(sent(&mut node, "cilium_wg0"), 51873);
+    assert_eq!(node.pass().stats[&name(101)].endpoint.port(), 51873, "where it was last heard from");
+    node.device.wire().now += Duration::from_secs(180);
+    assert_eq!(sent(&mut node, "cilium_wg0"), 51871);
+}
+
 /// A spare port that somebody has costs the new link, not the one that is in use.
 #[test]
 fn a_port_that_is_taken() {
     let mut node = Node::with_peer(false);
     node.device.wire().taken.insert(51872);
     node.apply(Change::AddIdentity { private: private(2) });
-    let error = node.device.apply(vec![Change::AddLink { peer: name(101), link: link(2, 101) }]).unwrap_err();
-    assert!(error.to_string().contains("UDP port 51872 must be free"), "{error}");
-    let snapshot = node.pass();
-    assert_eq!(snapshot.actual.peers[&name(101)].links, BTreeSet::from([link(1, 101)]));
+    node.apply(Change::AddLink { peer: name(101), link: link(2, 101) });
+    node.device.wire().shake("cilium_wg0", *public(101).as_bytes());
+    for _ in 0..3 {
+        let snapshot = node.pass();
+        assert!(Node::confirmed(&snapshot, link(1, 101)));
+        assert!(!Node::confirmed(&snapshot, link(2, 101)));
+    }
+    node.device.wire().taken.clear();
+    node.pass();
+    assert_eq!(node.device.wire().interfaces["cilium_wg1"].peers[public(101).as_bytes()].kicks, 1);
     assert!(node.device.wire().interfaces["cilium_wg0"].peers.contains_key(public(101).as_bytes()));
 }
 

@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use causeway_encryption_plan::PrivateKey;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::encode::{PAYLOAD_MAX, Payload, attribute};
-use crate::wire::Wire;
+use crate::wire::{Clock, Wire};
+
+/// When time begins, by the wall clock.
+pub(super) const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 
 pub(super) type Key = [u8; 32];
 
@@ -134,6 +137,10 @@ pub(super) struct KernelPeer {
     pub(super) tx_bytes: u64,
     /// How often something was sent because a keepalive was switched on.
     pub(super) kicks: u32,
+    /// Numbers of the sessions that it can read, the newest last.
+    pub(super) sessions: Vec<u32>,
+    /// A handshake is wanted since then, and was sent then.
+    pub(super) trying: Option<(Duration, Option<Duration>)>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -154,6 +161,7 @@ pub(super) struct Memory {
     /// UDP ports that somebody else has.
     pub(super) taken: BTreeSet<u16>,
     pub(super) made: u32,
+    pub(super) now: Duration,
     pub(super) messages: usize,
 }
 
@@ -165,10 +173,10 @@ impl Memory {
     /// A handshake with the peer has just been completed.
     pub(super) fn shake(&mut self, interface: &str, key: Key) {
         let peer = self.interfaces.get_mut(interface).unwrap().peers.get_mut(&key).unwrap();
-        peer.last_handshake = Some(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap());
+        peer.last_handshake = Some(EPOCH + self.now);
     }
 
-    fn tell_peer(interface: &mut Interface, tell: TellPeer, old: bool) -> io::Result<()> {
+    fn tell_peer(interface: &mut Interface, tell: TellPeer, old: bool, now: Duration) -> io::Result<()> {
         let (remove, replace, update_only) = (tell.flags & 1 != 0, tell.flags & 2 != 0, tell.flags & 4 != 0);
         assert_eq!(tell.flags & !7, 0);
         if !interface.peers.contains_key(&tell.key) && (remove || update_only) {
@@ -199,7 +207,10 @@ impl Memory {
         }
         let peer = interface.peers.get_mut(&tell.key).unwrap();
         if let Some(seconds) = tell.keepalive_s {
-            peer.kicks += u32::from(running && peer.keepalive_s == 0 && seconds != 0);
+            if running && peer.keepalive_s == 0 && seconds != 0 {
+                peer.kicks += 1;
+                peer.trying.get_or_insert((now, None));
+            }
             peer.keepalive_s = seconds;
         }
         Ok(())
@@ -207,6 +218,10 @@ impl Memory {
 }
 
 impl Wire for Memory {
+    fn now(&self) -> Clock {
+        Clock { steady: self.now, wall: EPOCH + self.now }
+    }
+
     fn make(&mut self, interface: &str) -> io::Result<()> {
         self.made += 1;
         let new = Interface { index: 10 + self.made, ..Interface::default() };
@@ -219,7 +234,7 @@ impl Wire for Memory {
         Ok(())
     }
 
-    fn configure(&mut self, interface: &str, mtu: u32) -> io::Result<()> {
+    fn configure(&mut self, interface: &str, mtu: u32, _like: &str) -> io::Result<()> {
         let interface = self.interfaces.get_mut(interface).ok_or_else(|| errno(libc::ENODEV))?;
         if self.taken.contains(&interface.port) {
             return Err(errno(libc::EADDRINUSE));
@@ -240,7 +255,7 @@ impl Wire for Memory {
         if let Some(key) = tell.private {
             interface.private = (key != [0; 32]).then_some(key);
         }
-        tell.peers.into_iter().try_for_each(|peer| Self::tell_peer(interface, peer, self.old))
+        tell.peers.into_iter().try_for_each(|peer| Self::tell_peer(interface, peer, self.old, self.now))
     }
 
     /// Three allowed IPs a message, so that most peers are torn apart.
