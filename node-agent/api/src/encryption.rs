@@ -128,10 +128,13 @@ pub struct Peer {
     pub own_epoch: Option<u32>,
     /// Pairs of keys that packets are taken with.
     pub links: usize,
+    /// Since the last handshake of a session that stands.
     pub handshake_age_s: Option<u64>,
     pub rx_bytes: u64,
     pub tx_bytes: u64,
-    /// Handshakes after the first.
+    /// Completed handshakes since the agent started to count.
+    pub handshakes: u64,
+    /// Those after the first.
     pub rekeys: u64,
     pub failures: u64,
     pub replays: u64,

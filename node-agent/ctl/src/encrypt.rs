@@ -104,7 +104,7 @@ fn peers(peers: &[Peer]) -> String {
             p.verdict.words().to_owned(),
             p.endpoint.map_or("-".to_owned(), |endpoint| endpoint.to_string()),
             format!("{}/{}", number(p.own_epoch), number(p.epoch)),
-            p.handshake_age_s.map_or("never".to_owned(), |s| format!("{} ago", duration(s))),
+            handshake(p),
             p.rx_bytes.to_string(),
             p.tx_bytes.to_string(),
             p.rekeys.to_string(),
@@ -114,6 +114,14 @@ fn peers(peers: &[Peer]) -> String {
         ]);
     }
     t.render() + "Epochs: of our key and of theirs, that packets are sent with\n"
+}
+
+fn handshake(p: &Peer) -> String {
+    match p.handshake_age_s {
+        Some(s) => format!("{} ago", duration(s)),
+        None if p.handshakes > 0 => "over".to_owned(),
+        None => "never".to_owned(),
+    }
 }
 
 /// The line of `status` that users of Cilium's tools look for.
@@ -149,6 +157,7 @@ mod tests {
                 handshake_age_s: None,
                 rx_bytes: 0,
                 tx_bytes: 0,
+                handshakes: 1,
                 rekeys: 0,
                 failures: 1,
                 replays: 0,

@@ -213,6 +213,7 @@ fn peer(report: &Report, name: &PeerName, standing: &Standing) -> Peer {
         handshake_age_s: ages.min().map(|ms| ms / 1000),
         rx_bytes: total.rx_bytes,
         tx_bytes: total.tx_bytes,
+        handshakes: total.handshakes,
         rekeys: total.handshakes.saturating_sub(1),
         failures: total.failures,
         replays: total.replays,
@@ -236,7 +237,7 @@ fn verdict(report: &Report, standing: &Standing, active: Option<&LinkStats>, nam
                 "it has, or asks, an API server: this node itself speaks to it in the clear until there is a tunnel";
             (Verdict::NoHandshakeYet, why.into())
         }
-        (Standing::Peer, Some(stats)) if stats.handshake_age_ms.is_some() => {
+        (Standing::Peer, Some(stats)) if stats.handshakes > 0 => {
             (Verdict::NoSession, "idle, or it does not answer; the next packet makes a session".into())
         }
         (Standing::Peer, Some(stats)) if stats.failures > 0 => {

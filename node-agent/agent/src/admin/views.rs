@@ -546,7 +546,7 @@ fn communities(attrs: &RouteAttrs) -> Vec<String> {
 /// The programs count in one place for both directions; what can be said from the kind is said.
 fn direction(counter: Counter) -> &'static str {
     match counter {
-        Counter::InvalidSourceIp | Counter::ToNetwork | Counter::Masqueraded => "egress",
+        Counter::InvalidSourceIp | Counter::ToNetwork | Counter::Masqueraded | Counter::NotEncrypted => "egress",
         _ => "ingress",
     }
 }

@@ -12,8 +12,9 @@ use std::time::Duration;
 use causeway_datapath_loader::EncryptEntry;
 use causeway_encryption_device::{Device, DeviceError, KeyFile};
 use causeway_encryption_plan::{
-    Actual, Announcement, Change, Desired, DeviceSpec, Input, Link, Mtu, Output, OwnKeys, Peer, PeerName, PeerView,
-    Phase, PrivateKey, PublicKey, RemoteKeys, Rotation, RotationConfig, Snapshot, active_link, cold_links, links, plan,
+    Actual, Announcement, Change, Desired, DeviceSpec, Input, Link, Mtu, Output, OwnKey, OwnKeys, Peer, PeerName,
+    PeerStats, PeerView, Phase, PrivateKey, PublicKey, RemoteKeys, Rotation, RotationConfig, Snapshot, Start,
+    active_link, cold_links, links, plan,
 };
 use ipnet::IpNet;
 
@@ -183,7 +184,7 @@ impl Driver {
     /// Asks for a new key. `Err`: a rotation is under way, in this phase, or there are no keys yet.
     pub(crate) fn rotate(&mut self, now: Clock) -> Result<(), Option<Phase>> {
         let rotation = self.rotation.as_mut().ok_or(None)?;
-        if let causeway_encryption_plan::Start::Busy(phase) = rotation.can_start() {
+        if let Start::Busy(phase) = rotation.can_start() {
             return Err(Some(phase));
         }
         rotation.handle(now.unix, Input::Rotate);
@@ -369,7 +370,7 @@ impl Driver {
         let known = intent.local_known && intent.remote_known;
         let Some(rotation) = &mut self.rotation else { return };
         if known {
-            let view = |(name, stats): (&PeerName, &causeway_encryption_plan::PeerStats)| {
+            let view = |(name, stats): (&PeerName, &PeerStats)| {
                 let confirmed = stats.links.iter().filter(|(_, stats)| stats.confirmed).map(|(link, _)| link.own);
                 let knows_epochs = report.wanted.peers.get(name).is_some_and(|peer| peer.keys.knows_epochs());
                 (name.clone(), PeerView { knows_epochs, confirmed: confirmed.collect() })
@@ -385,7 +386,7 @@ impl Driver {
             let keys = rotation.keys();
             if keys.next.as_ref().unwrap_or(&keys.current).made >= before {
                 self.granted = Some(before);
-            } else if rotation.can_start() == causeway_encryption_plan::Start::Now {
+            } else if rotation.can_start() == Start::Now {
                 tracing::info!("the annotation of this CiliumNode asks for a new key");
                 // A clock that runs ahead asks once, too.
                 self.granted = Some(before);
@@ -456,8 +457,9 @@ impl Driver {
         (desired, changes)
     }
 
-    /// Handshakes that came to nothing are begun again now and then: on links that are better than the one in use, and
-    /// where nothing else makes packets go by the tunnel.
+    /// Handshakes that came to nothing are begun again now and then: on links that are better than the one in use; where
+    /// nothing else makes packets go by the tunnel; and with peers that there never was a session with, so that it shows
+    /// whether there can be one before somebody needs it.
     fn warm(&mut self, now: Clock, desired: &Desired, snapshot: &Snapshot, report: &Report) -> Vec<Change> {
         if self.warmed.is_some_and(|last| now.steady < last.saturating_add(WARM_AGAIN)) {
             return Vec::new();
@@ -470,7 +472,8 @@ impl Driver {
             let (Some(peer), Some(old)) = (desired.peers.get(name), snapshot.actual.peers.get(name)) else { continue };
             let stats = snapshot.stats.get(name);
             let all = links(&own, &RemoteKeys::from(&wanted.keys));
-            let cold = cold_links(&all, peer.active).chain(report.exempt.contains(name).then_some(&peer.active));
+            let knock = report.exempt.contains(name) || !has_met(stats);
+            let cold = cold_links(&all, peer.active).chain(knock.then_some(&peer.active));
             let again = cold.filter(|link| old.links.contains(link) && !is_confirmed(stats, link));
             changes.extend(again.map(|link| Change::AddLink { peer: name.clone(), link: *link }));
         }
@@ -518,12 +521,8 @@ impl Driver {
                 std::cmp::Ordering::Equal => "current",
                 std::cmp::Ordering::Greater => "next",
             };
-            let view = |key: &causeway_encryption_plan::OwnKey| KeyView {
-                epoch: key.epoch,
-                key: key.public,
-                role: role(key.epoch),
-                made: key.made,
-            };
+            let view =
+                |key: &OwnKey| KeyView { epoch: key.epoch, key: key.public, role: role(key.epoch), made: key.made };
             report.keys = keys.iter().map(view).collect();
             report.phase = Some(rotation.phase());
             report.lagging = rotation.lagging().cloned().collect();
@@ -553,13 +552,18 @@ impl Driver {
 fn make(file: &KeyFile, keys: &OwnKeys, now: Clock) -> Result<PrivateKey, String> {
     let private = KeyFile::make().map_err(|error| error.to_string())?;
     let epoch = keys.current.epoch.saturating_add(1);
-    let next = causeway_encryption_plan::OwnKey::new(epoch, private.clone(), now.unix);
+    let next = OwnKey::new(epoch, private.clone(), now.unix);
     file.store(&OwnKeys { next: Some(next), ..keys.clone() }).map_err(|error| error.to_string())?;
     Ok(private)
 }
 
-fn is_confirmed(stats: Option<&causeway_encryption_plan::PeerStats>, link: &Link) -> bool {
+fn is_confirmed(stats: Option<&PeerStats>, link: &Link) -> bool {
     stats.is_some_and(|stats| stats.links.iter().any(|(known, stats)| known == link && stats.confirmed))
+}
+
+/// There has been a session since the device has known the peer.
+fn has_met(stats: Option<&PeerStats>) -> bool {
+    stats.is_some_and(|stats| stats.links.iter().any(|(_, stats)| stats.handshakes > 0 || stats.confirmed))
 }
 
 /// Peers that packets can be sent to now.

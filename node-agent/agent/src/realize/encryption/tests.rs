@@ -129,29 +129,9 @@ impl Bed {
 
     fn with(world: World, change: impl FnOnce(&mut Settings)) -> Bed {
         let dir = tempfile::tempdir().unwrap();
-        let mut settings = Settings {
-            policy: Policy {
-                modes: Modes::parse(Mode::Required, "").unwrap(),
-                encrypt_node: false,
-                guarded: vec![],
-                port: 51_871,
-                keepalive_s: None,
-                ipv4: true,
-                ipv6: true,
-            },
-            cluster: "east".into(),
-            addresses: vec!["10.0.0.1".parse().unwrap()],
-            rotation: RotationConfig { interval: None, ..RotationConfig::default() },
-        };
+        let mut settings = settings();
         change(&mut settings);
-        let driver = Driver::new(
-            settings,
-            Box::new(world.clone()),
-            Arc::new(world.clone()),
-            Box::new(world.clone()),
-            Box::new(|| Ok(1500)),
-            KeyFile::new(dir.path().join("wireguard.json")),
-        );
+        let driver = driver(&world, settings, KeyFile::new(dir.path().join("wireguard.json")));
         let intent = Intent {
             own_pods: vec!["10.1.1.0/24".parse().unwrap()],
             local_known: true,
@@ -179,6 +159,28 @@ impl Bed {
     fn own_key(&mut self) -> PublicKey {
         self.pass().announcement.unwrap().current
     }
+}
+
+fn settings() -> Settings {
+    Settings {
+        policy: Policy {
+            modes: Modes::parse(Mode::Required, "").unwrap(),
+            encrypt_node: false,
+            guarded: vec![],
+            port: 51_871,
+            keepalive_s: None,
+            ipv4: true,
+            ipv6: true,
+        },
+        cluster: "east".into(),
+        addresses: vec!["10.0.0.1".parse().unwrap()],
+        rotation: RotationConfig { interval: None, ..RotationConfig::default() },
+    }
+}
+
+fn driver(world: &World, settings: Settings, keys: KeyFile) -> Driver {
+    let (device, guard, steering) = (Box::new(world.clone()), Arc::new(world.clone()), Box::new(world.clone()));
+    Driver::new(settings, device, guard, steering, Box::new(|| Ok(1500)), keys)
 }
 
 fn private(n: u8) -> PrivateKey {
@@ -321,35 +323,13 @@ fn what_an_earlier_process_left_stays_until_the_nodes_are_known() {
     let mut bed = Bed::new().node(2).node(3);
     bed.pass();
     let world = bed.world.clone();
+    world.confirm_all();
     world.rows.lock().unwrap().insert("10.9.0.0/16".parse().unwrap(), EncryptEntry::RemotePods);
     world.take_notes();
     // The next process, with the same keys.
     let keys = bed._dir.path().join("wireguard.json");
     let mut next = Bed::with(world.clone(), |_| {});
-    next.driver = {
-        let settings = Settings {
-            policy: Policy {
-                modes: Modes::parse(Mode::Required, "").unwrap(),
-                encrypt_node: false,
-                guarded: vec![],
-                port: 51_871,
-                keepalive_s: None,
-                ipv4: true,
-                ipv6: true,
-            },
-            cluster: "east".into(),
-            addresses: vec!["10.0.0.1".parse().unwrap()],
-            rotation: RotationConfig::default(),
-        };
-        Driver::new(
-            settings,
-            Box::new(world.clone()),
-            Arc::new(world.clone()),
-            Box::new(world.clone()),
-            Box::new(|| Ok(1500)),
-            KeyFile::new(keys),
-        )
-    };
+    next.driver = driver(&world, settings(), KeyFile::new(keys));
     next.intent.local_known = false;
     next.intent.nodes = vec![node(2)];
     let report = next.pass();
@@ -389,7 +369,7 @@ fn the_way_to_an_api_server_is_open_until_there_is_a_tunnel() {
     assert_eq!((row(&bed, "10.0.0.3/32"), routed(&bed)), (EncryptEntry::RemoteNode { hosts_too: true }, 1));
     bed.world.take_notes();
     bed.pass_after(6);
-    assert_eq!(bed.world.take_notes(), ["device addLink"], "knocks, since no packet does");
+    assert_eq!(bed.world.take_notes(), ["device addLink", "device addLink"], "knocks, since no packet does");
     bed.world.confirm_all();
     assert_eq!(bed.pass_after(1).exempt.len(), 0);
     assert_eq!((row(&bed, "10.0.0.2/32"), routed(&bed)), (EncryptEntry::RemoteNode { hosts_too: true }, 2));
