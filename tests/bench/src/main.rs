@@ -66,26 +66,20 @@ fn main() -> Result<()> {
         nix::unistd::geteuid().is_root(),
         "the benchmarks make network namespaces and load eBPF programs: run as root"
     );
-    let mut table = report::Table::default();
-    let wanted = |what| args.what == What::All || args.what == what;
-    if wanted(What::Agent) {
-        agent::run(&mut table, 500)?;
-    }
-    if wanted(What::Cni) {
-        cni::run(&mut table, 100)?;
-    }
-    if wanted(What::Latency) {
-        latency::run(&mut table, args.rounds, args.samples)?;
-    }
-    if wanted(What::Mesh) {
-        mesh::run(&mut table)?;
-    }
-    if wanted(What::Wireguard) {
-        wireguard::run(&mut table, args.rounds)?;
-    }
-    if let Some(path) = &args.write {
-        table.write(path, &versions())?;
-        println!("written to {}", path.display());
+    let parts: [(What, &str, &dyn Fn(&mut report::Table) -> Result<()>); 5] = [
+        (What::Agent, "agent", &|table| agent::run(table, 500)),
+        (What::Cni, "cni", &|table| cni::run(table, 100)),
+        (What::Latency, "latency", &|table| latency::run(table, args.rounds, args.samples)),
+        (What::Mesh, "mesh", &mesh::run),
+        (What::Wireguard, "wireguard", &|table| wireguard::run(table, args.rounds)),
+    ];
+    for (_, name, part) in parts.iter().filter(|(what, ..)| args.what == What::All || args.what == *what) {
+        let mut table = report::Table::default();
+        part(&mut table)?;
+        if let Some(path) = &args.write {
+            table.write(path, name, &versions())?;
+            println!("{name}: written to {}", path.display());
+        }
     }
     Ok(())
 }
