@@ -170,21 +170,21 @@ fn ready(kube: Kube<'_>, node: &str) -> Result<Pod> {
     kit::pods(kube, &name)?.into_iter().next().with_context(|| format!("no pod {name}"))
 }
 
-/// What the nodes of a cluster announce: their current public keys.
+/// What the nodes of a cluster announce: the newest key that each answers to. It is the current one when all have it.
 fn announced(kube: Kube<'_>) -> Result<BTreeMap<String, String>> {
+    const KEYS: &str = "network.causeway.io/wg-pub-keys";
     let json = kube.json(&["get", "ciliumnodes"])?;
     let mut keys = BTreeMap::new();
     for item in json["items"].as_array().context("items")? {
-        let (metadata, text) = (&item["metadata"], |value: &Value| value.as_str().map(str::to_owned));
-        if let (Some(name), Some(key)) = (text(&metadata["name"]), text(&metadata["annotations"][ANNOTATION])) {
-            keys.insert(name, key);
+        let metadata = &item["metadata"];
+        let Some(all) = metadata["annotations"][KEYS].as_str() else { continue };
+        let all: Vec<Value> = serde_json::from_str(all).with_context(|| format!("{KEYS} is {all}"))?;
+        if let (Some(name), Some(key)) = (metadata["name"].as_str(), all.last().and_then(|last| last["key"].as_str())) {
+            keys.insert(name.to_owned(), key.to_owned());
         }
     }
     Ok(keys)
 }
-
-/// Where a node's current key stands; Cilium's nodes read it too.
-const ANNOTATION: &str = "network.cilium.io/wg-pub-key";
 
 /// Waits until the agent of a node says that all is well.
 fn healthy(lab: &Lab, node: &str) -> Result<Duration> {
