@@ -1,3 +1,5 @@
+//! Tables: nodes and what is held in, what shall be out.
+
 use causeway_encryption_plan::{EpochKey, Link, Peer};
 
 use super::*;

@@ -139,7 +139,8 @@ pub(crate) struct Driver {
     rows: Option<BTreeMap<IpNet, EncryptEntry>>,
     /// Those that this process has wanted.
     wished: BTreeSet<IpNet>,
-    ifindex: Option<u32>,
+    /// Interfaces of the device that carry the datapath's program.
+    attached: BTreeSet<u32>,
     /// What the device held at last.
     held: Actual,
     confirmed: BTreeSet<PeerName>,
@@ -171,7 +172,7 @@ impl Driver {
             granted: None,
             rows: None,
             wished: BTreeSet::new(),
-            ifindex: None,
+            attached: BTreeSet::new(),
             held: Actual::default(),
             confirmed: BTreeSet::new(),
             announcement: None,
@@ -207,7 +208,7 @@ impl Driver {
         match self.device_pass(now, intent, &mut report) {
             Ok(()) => {}
             Err(DeviceError::Gone(why)) => {
-                self.ifindex = None;
+                self.attached.clear();
                 self.confirmed.clear();
                 // Whatever comes next holds nothing, until it says otherwise.
                 report.unready = Some(why.clone());
@@ -319,19 +320,11 @@ impl Driver {
         report.ifindex = ensured.ifindex;
         if ensured.fresh {
             tracing::info!(device = spec.name, ifindex = ensured.ifindex, mtu = spec.mtu, "WireGuard device made");
-            (self.ifindex, self.warmed, self.steered) = (None, None, None);
-        }
-        if self.ifindex != Some(ensured.ifindex) {
-            match self.guard.attach(ensured.ifindex) {
-                Ok(()) => self.ifindex = Some(ensured.ifindex),
-                Err(error) => {
-                    let what = format!("attaching to {}: {error}", spec.name);
-                    report.unready.get_or_insert(what.clone());
-                    report.errors.push(what);
-                }
-            }
+            (self.warmed, self.steered) = (None, None);
+            self.attached.clear();
         }
         let snapshot = self.device.snapshot()?;
+        self.attach(&snapshot, report);
         if self.held != snapshot.actual {
             self.held = snapshot.actual.clone();
             report.wanted = Arc::new(self.want(intent));
@@ -342,14 +335,36 @@ impl Driver {
         let applied = if changes.is_empty() { Ok(()) } else { self.device.apply(changes) };
         self.confirmed = confirmed_peers(&desired, &snapshot);
         self.tally.observe(&snapshot);
-        report.snapshot = Some(Arc::new(snapshot));
+        let snapshot = Arc::new(snapshot);
+        report.snapshot = Some(snapshot.clone());
         applied?;
         if let Some(rotation) = &self.rotation {
             self.announcement = Some(rotation.announcement());
         }
-        self.steer(now, intent, report);
+        self.steer(now, intent, &snapshot, report);
         self.drop_rows(intent, report);
         Ok(())
+    }
+
+    /// Before anything can come by a new interface.
+    fn attach(&mut self, snapshot: &Snapshot, report: &mut Report) {
+        let all = interfaces(snapshot);
+        self.attached.retain(|index| all.contains(index));
+        for index in all {
+            if self.attached.contains(&index) {
+                continue;
+            }
+            match self.guard.attach(index) {
+                Ok(()) => {
+                    self.attached.insert(index);
+                }
+                Err(error) => {
+                    let what = format!("attaching to the WireGuard interface {index}: {error}");
+                    report.unready.get_or_insert(what.clone());
+                    report.errors.push(what);
+                }
+            }
+        }
     }
 
     fn spec(&self) -> Result<DeviceSpec, String> {
@@ -480,16 +495,17 @@ impl Driver {
         changes
     }
 
-    fn steer(&mut self, now: Clock, intent: &Intent, report: &mut Report) {
+    fn steer(&mut self, now: Clock, intent: &Intent, snapshot: &Snapshot, report: &mut Report) {
         // By what the device says now; a node that has just become exempt loses its route and its row together.
         report.exempt = report.wanted.exempt(&self.confirmed);
         self.set_rows(report);
         let policy = &self.settings.policy;
+        let elsewhere = elsewhere(&report.wanted, snapshot);
+        let way = |prefix: &IpNet| (*prefix, elsewhere.get(prefix).copied().unwrap_or(report.ifindex));
         let paths = Paths {
-            device: DEVICE.to_owned(),
-            ifindex: report.ifindex,
-            pods: report.wanted.pods.clone(),
-            nodes: report.wanted.nodes(&report.exempt),
+            interfaces: interfaces(snapshot),
+            pods: report.wanted.pods.iter().map(way).collect(),
+            nodes: report.wanted.nodes(&report.exempt).iter().map(way).collect(),
             own_pods: intent.own_pods.iter().map(IpNet::trunc).collect(),
             own: self.settings.addresses.clone(),
             hosts_too: policy.encrypt_node,
@@ -559,6 +575,23 @@ fn make(file: &KeyFile, keys: &OwnKeys, now: Clock) -> Result<PrivateKey, String
 
 fn is_confirmed(stats: Option<&PeerStats>, link: &Link) -> bool {
     stats.is_some_and(|stats| stats.links.iter().any(|(known, stats)| known == link && stats.confirmed))
+}
+
+/// All of the device's, by index.
+fn interfaces(snapshot: &Snapshot) -> BTreeSet<u32> {
+    snapshot.interfaces.iter().copied().chain([snapshot.ifindex]).filter(|index| *index != 0).collect()
+}
+
+/// Prefixes of peers that another interface than the device's first leads to.
+fn elsewhere(wanted: &Wanted, snapshot: &Snapshot) -> BTreeMap<IpNet, u32> {
+    let mut ways = BTreeMap::new();
+    for (name, peer) in &wanted.peers {
+        let index = snapshot.stats.get(name).map_or(0, |stats| stats.ifindex);
+        if index != 0 && index != snapshot.ifindex {
+            ways.extend(peer.prefixes.iter().map(|prefix| (*prefix, index)));
+        }
+    }
+    ways
 }
 
 /// There has been a session since the device has known the peer.

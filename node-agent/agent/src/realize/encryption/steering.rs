@@ -9,7 +9,7 @@
 //! The mark is that of the device's own datagrams. The main table stays as it is, whoever writes it (BGP, a cloud, people).
 //! When the device goes, the kernel removes its routes, and the guard refuses what then goes its plain way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -32,10 +32,11 @@ const HOST_PREF: u32 = 102;
 /// What shall go by the device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Paths {
-    pub(crate) device: String,
-    pub(crate) ifindex: u32,
-    pub(crate) pods: BTreeSet<IpNet>,
-    pub(crate) nodes: BTreeSet<IpNet>,
+    /// Indexes of the device's interfaces: one, or while keys change a kernel's device has more.
+    pub(crate) interfaces: BTreeSet<u32>,
+    /// Each by one of them.
+    pub(crate) pods: BTreeMap<IpNet, u32>,
+    pub(crate) nodes: BTreeMap<IpNet, u32>,
     pub(crate) own_pods: BTreeSet<IpNet>,
     pub(crate) own: Vec<IpAddr>,
     /// Node encryption.
@@ -63,7 +64,7 @@ pub(crate) struct Kernel {
 impl Steering for Kernel {
     fn apply(&mut self, paths: &Paths, prune: bool) -> Result<(), NetError> {
         let netlink = Netlink::open()?;
-        prepare(paths)?;
+        prepare(&netlink, paths)?;
         for v4 in families(paths) {
             let wanted = routes(paths, v4);
             let there = netlink.table_routes(&[PODS, NODES], v4)?;
@@ -138,15 +139,19 @@ fn set(netlink: &Netlink, route: &TableRoute) -> Result<(), NetError> {
 }
 
 /// Answers come by the device whose requests left by an uplink while a tunnel was being set up, and the other way round.
-fn prepare(paths: &Paths) -> Result<(), NetError> {
-    let name = &paths.device;
-    if paths.ipv4 {
-        sysctl(&format!("ipv4/conf/{name}/rp_filter"), "0")?;
-        sysctl(&format!("ipv4/conf/{name}/forwarding"), "1")?;
-    }
-    if paths.ipv6 {
-        sysctl(&format!("ipv6/conf/{name}/disable_ipv6"), "0")?;
-        sysctl(&format!("ipv6/conf/{name}/forwarding"), "1")?;
+fn prepare(netlink: &Netlink, paths: &Paths) -> Result<(), NetError> {
+    for index in &paths.interfaces {
+        // One that has just gone is missed by the routes, if by anybody.
+        let Some(link) = netlink.link_by_index(*index)? else { continue };
+        let name = link.name;
+        if paths.ipv4 {
+            sysctl(&format!("ipv4/conf/{name}/rp_filter"), "0")?;
+            sysctl(&format!("ipv4/conf/{name}/forwarding"), "1")?;
+        }
+        if paths.ipv6 {
+            sysctl(&format!("ipv6/conf/{name}/disable_ipv6"), "0")?;
+            sysctl(&format!("ipv6/conf/{name}/forwarding"), "1")?;
+        }
     }
     Ok(())
 }
@@ -154,10 +159,12 @@ fn prepare(paths: &Paths) -> Result<(), NetError> {
 /// The routes of a family. The kernel looks for the longest, so that an own CIDR stays out of a wider one of somebody's.
 fn routes(paths: &Paths, v4: bool) -> Vec<TableRoute> {
     let prefer = paths.own.iter().copied().find(|ip| ip.is_ipv4() == v4);
-    let by_device = |table: u8, dst: &IpNet| TableRoute { table, dst: *dst, oif: Some(paths.ifindex), prefer };
+    let by_device =
+        |table: u8, (dst, index): (&IpNet, &u32)| TableRoute { table, dst: *dst, oif: Some(*index), prefer };
     let own = paths.own_pods.iter().map(|dst| TableRoute { table: PODS, dst: *dst, oif: None, prefer: None });
-    let pods = paths.pods.difference(&paths.own_pods).map(|dst| by_device(PODS, dst));
-    let nodes = paths.nodes.iter().map(|dst| by_device(NODES, dst));
+    let others = paths.pods.iter().filter(|(dst, _)| !paths.own_pods.contains(*dst));
+    let pods = others.map(|way| by_device(PODS, way));
+    let nodes = paths.nodes.iter().map(|way| by_device(NODES, way));
     own.chain(pods).chain(nodes).filter(|route| route.dst.addr().is_ipv4() == v4).collect()
 }
 
@@ -184,10 +191,9 @@ mod tests {
 
     fn paths() -> Paths {
         Paths {
-            device: "cilium_wg0".into(),
-            ifindex: 7,
-            pods: nets(&["10.1.2.0/24", "fd00:1:2::/64"]),
-            nodes: nets(&["10.0.0.2/32", "fd00:10::2/128"]),
+            interfaces: [7, 8].into(),
+            pods: nets(&["10.1.2.0/24", "fd00:1:2::/64"]).into_iter().map(|net| (net, 7)).collect(),
+            nodes: nets(&["10.0.0.2/32", "fd00:10::2/128"]).into_iter().map(|net| (net, 8)).collect(),
             own_pods: nets(&["10.1.1.0/24", "fd00:1:1::/64"]),
             own: vec!["10.0.0.1".parse().unwrap(), "fd00:10::1".parse().unwrap()],
             hosts_too: false,
@@ -207,7 +213,7 @@ mod tests {
         };
         assert_eq!(
             shown(true),
-            ["201 10.1.1.0/24 throw ", "201 10.1.2.0/24 dev 7 10.0.0.1", "202 10.0.0.2/32 dev 7 10.0.0.1"]
+            ["201 10.1.1.0/24 throw ", "201 10.1.2.0/24 dev 7 10.0.0.1", "202 10.0.0.2/32 dev 8 10.0.0.1"]
         );
         assert_eq!(shown(false)[1], "201 fd00:1:2::/64 dev 7 fd00:10::1");
     }

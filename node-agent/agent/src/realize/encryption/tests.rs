@@ -23,6 +23,8 @@ struct World {
     journal: Arc<Mutex<Vec<String>>>,
     rows: Arc<Mutex<BTreeMap<IpNet, EncryptEntry>>>,
     paths: Arc<Mutex<Option<Paths>>>,
+    /// A peer that lives on another interface than the first.
+    elsewhere: Arc<Mutex<Option<(PeerName, u32)>>>,
 }
 
 impl World {
@@ -65,7 +67,12 @@ impl Device for World {
     }
 
     fn snapshot(&mut self) -> Result<Snapshot, DeviceError> {
-        self.device.lock().unwrap().snapshot()
+        let mut snapshot = self.device.lock().unwrap().snapshot()?;
+        if let Some((name, index)) = &*self.elsewhere.lock().unwrap() {
+            snapshot.interfaces = [7, *index].into();
+            snapshot.stats.get_mut(name).unwrap().ifindex = *index;
+        }
+        Ok(snapshot)
     }
 
     fn delete(&mut self) -> Result<(), DeviceError> {
@@ -316,6 +323,20 @@ fn the_second_node_with_a_key_is_refused_and_stays_guarded() {
     assert!(matches!(&wanted.standing[&name(2)], Standing::Refused(why) if why.contains("duplicate key")));
     assert_eq!(bed.world.snapshot().actual.peers.keys().cloned().collect::<Vec<_>>(), [name(3)]);
     assert!(bed.world.rows.lock().unwrap().contains_key(&"10.1.2.0/24".parse().unwrap()));
+}
+
+#[test]
+fn a_peer_on_another_interface_is_reached_by_it() {
+    let mut bed = Bed::new().node(2).node(3);
+    bed.pass();
+    bed.world.take_notes();
+    *bed.world.elsewhere.lock().unwrap() = Some((name(3), 9));
+    bed.pass_after(1);
+    assert_eq!(bed.world.take_notes(), ["attach 9", "routes 2 and no others"]);
+    let paths = bed.world.paths.lock().unwrap().clone().unwrap();
+    assert_eq!(paths.interfaces, [7, 9].into());
+    assert_eq!(paths.pods.values().copied().collect::<Vec<_>>(), [7, 9]);
+    assert_eq!(paths.nodes.values().copied().collect::<Vec<_>>(), [7, 9]);
 }
 
 #[test]
