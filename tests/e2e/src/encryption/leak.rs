@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::capture::{Capture, Hits, Marker, World};
 use super::place::Place;
 use super::talk::{ALL, LONG, PORT, Protocol, SHORT, Server, Talk};
-use super::{ENCRYPTED, NODES, PLAIN, SOON, Site, announced, device, healthy, on, plan, seconds};
+use super::{ENCRYPTED, NODES, PLAIN, SOON, Site, announced, device, healthy, plan, seconds};
 use crate::kit;
 use crate::report::{Report, until};
 
@@ -39,8 +39,16 @@ struct Leak {
     site: Site,
     capture: Capture,
     client: Place,
-    /// In the client.
-    outside: Server,
+    /// In the client, and on the receiver's node itself.
+    servers: [Server; 2],
+}
+
+/// What is encrypted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Pods,
+    Nodes,
 }
 
 /// From whom to which addresses.
@@ -54,11 +62,11 @@ enum Answers {
 }
 
 impl Leak {
-    fn up(name: &str, encrypted: bool) -> Result<Leak> {
-        let site = if encrypted {
-            Site::five(name)?
-        } else {
-            Site::up(ENCRYPTED, name, &[PLAIN], &NODES.map(|node| (node, "default")))?
+    fn up(name: &str, kind: Kind) -> Result<Leak> {
+        let site = match kind {
+            Kind::Plain => Site::up(ENCRYPTED, name, &[PLAIN], &NODES.map(|node| (node, "default")))?,
+            Kind::Pods => Site::five(name, &[])?,
+            Kind::Nodes => Site::five(name, &["cluster.default.encrypt_node=true"])?,
         };
         site.lab.apply(SERVICE)?;
         let mut grown = plan(ENCRYPTED, &[])?;
@@ -72,8 +80,8 @@ impl Leak {
         grown.hosts = topology::Plan::new(&topology)?.hosts;
         let capture = Capture::start(&site.places, &site.plan, World::of(&grown))?;
         let client = site.places.get("client")?;
-        let outside = Server::start(&client)?;
-        Ok(Leak { site, capture, client, outside })
+        let servers = [Server::start(&client)?, Server::start(&site.places.get(THERE)?)?];
+        Ok(Leak { site, capture, client, servers })
     }
 
     fn way(&self, from: &str, to: &str) -> Result<Way> {
@@ -162,6 +170,7 @@ impl Leak {
     /// The cells in which nothing is broken, by name.
     fn steady(&self) -> Result<Vec<Steady>> {
         let host = self.site.places.get(HERE)?;
+        let there = loopback(&self.site, THERE)?;
         let pods = self.way(HERE, THERE)?;
         let no_icmp = vec![Protocol::Udp, Protocol::Tcp];
         Ok(vec![
@@ -174,6 +183,7 @@ impl Leak {
                 length: LONG,
             },
             Steady { name: "host to pod", way: (host, pods.1), protocols: ALL.to_vec(), length: SHORT },
+            Steady { name: "pod to host", way: (pods.0.clone(), there), protocols: ALL.to_vec(), length: SHORT },
             Steady {
                 name: "service traffic from inside",
                 way: (pods.0, self.service(false)?),
@@ -191,7 +201,7 @@ impl Leak {
 
     /// Sends what nobody encrypts: the captures must see it.
     fn seen(&self) -> Result<String> {
-        let way = (self.site.place(HERE)?, client_addresses(&self.site)?);
+        let way = (self.site.place(HERE)?, loopback(&self.site, "client")?);
         let (hits, figure) = self.cell(&[way], &ALL, SHORT, Answers::Some, pause)?;
         for (hits, family) in hits.iter().zip(FAMILIES) {
             for trade in ["UDP", "TCP", "ICMP"] {
@@ -210,9 +220,10 @@ struct Steady {
     length: usize,
 }
 
-fn client_addresses(site: &Site) -> Result<[IpAddr; 2]> {
-    let client = site.plan.host("client").context("the topology has a client")?;
-    Ok([client.loopback.v4.into(), client.loopback.v6.into()])
+/// The addresses of a host.
+fn loopback(site: &Site, host: &str) -> Result<[IpAddr; 2]> {
+    let host = site.plan.host(host).with_context(|| format!("no host {host}"))?;
+    Ok([host.loopback.v4.into(), host.loopback.v6.into()])
 }
 
 fn pause(_: &[Talk]) -> Result<String> {
@@ -234,7 +245,7 @@ fn flows(talks: &[Talk]) -> Result<Duration> {
 
 /// The same cells without encryption: every one of them must be seen, in each family.
 pub(crate) fn control(report: &mut Report) -> Result<()> {
-    let leak = Leak::up("e2e-plain", false)?;
+    let leak = Leak::up("e2e-plain", Kind::Plain)?;
     for Steady { name, way, protocols, length } in leak.steady()? {
         report.show(&format!("the captures see, without encryption: {name}"), || {
             let (hits, figure) = leak.cell(&[way], &protocols, length, Answers::Some, pause)?;
@@ -261,7 +272,7 @@ pub(crate) fn control(report: &mut Report) -> Result<()> {
 }
 
 pub(crate) fn run(report: &mut Report) -> Result<()> {
-    let leak = Leak::up("e2e-leak", true)?;
+    let leak = Leak::up("e2e-leak", Kind::Pods)?;
     report.show("the captures see what a pod sends to a client, who is no peer", || leak.seen());
     for Steady { name, way, protocols, length } in leak.steady()? {
         report.show(&format!("leak: {name}"), || {
@@ -297,9 +308,42 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     leak.down()
 }
 
+/// With the nodes' own traffic encrypted too: a lab comes up that way, and nothing of it is to be seen.
+pub(crate) fn nodes(report: &mut Report) -> Result<()> {
+    let leak = Leak::up("e2e-leak-nodes", Kind::Nodes)?;
+    let host = leak.site.places.get(HERE)?;
+    let between = (host, loopback(&leak.site, THERE)?);
+    let back = (leak.site.places.get(THERE)?, leak.site.addresses(HERE)?);
+    report.show("node encryption, leak: host to host", || {
+        leak.silent(std::slice::from_ref(&between), &ALL, SHORT, Answers::Some, pause)
+    });
+    report.show("node encryption, leak: host to pod, and pod to host", || {
+        let ways = [back, (leak.site.place(HERE)?, loopback(&leak.site, THERE)?)];
+        leak.silent(&ways, &ALL, SHORT, Answers::Some, pause)
+    });
+    report.show("node encryption, leak: agent killed with -9 and started, host to host", || {
+        let lab = &leak.site.lab;
+        leak.silent(&[between], &ALL, SHORT, Answers::Some, |talks| {
+            lab.lab("kill", &[&agent(HERE), "--signal", "KILL"])?;
+            flows(talks).context("while there is no agent")?;
+            lab.lab("start", &[&agent(HERE)])?;
+            healthy(lab, HERE)?;
+            flows(talks).context("after the start")?;
+            Ok(String::new())
+        })
+    });
+    report.show("node encryption: nothing but WireGuard, BGP, ARP and ND between the nodes", || {
+        leak.capture.whole()?;
+        let total = leak.capture.total();
+        ensure!(total.foreign == 0, "{} other frames, such as {:?}", total.foreign, total.foreign_samples);
+        Ok(format!("{} frames, {} of them WireGuard", total.frames, total.wireguard))
+    });
+    leak.down()
+}
+
 impl Leak {
     fn down(self) -> Result<()> {
-        drop((self.capture, self.outside));
+        drop((self.capture, self.servers));
         self.site.down()
     }
 }
@@ -406,7 +450,15 @@ fn unknown(leak: &Leak) -> Result<String> {
         }
     };
     let ways = [(from.clone(), nobody), (from, leak.site.addresses(THERE)?.map(last))];
-    leak.silent(&ways, &[Protocol::Udp, Protocol::Icmp], SHORT, Answers::None, pause)
+    let before = refused(leak)?;
+    let figure = leak.silent(&ways, &[Protocol::Udp, Protocol::Icmp], SHORT, Answers::None, pause)?;
+    Ok(format!("{figure}; the guard refused {}", refused(leak)? - before))
+}
+
+/// Packets that the guard of the sender's node has not let out.
+fn refused(leak: &Leak) -> Result<u64> {
+    let status = leak.site.lab.causeway_json(HERE, &["encrypt", "status"])?;
+    status["guard"]["unencryptedTraffic"].as_u64().with_context(|| format!("no count in {status}"))
 }
 
 fn agent_killed(leak: &Leak) -> Result<String> {
@@ -488,14 +540,22 @@ fn uplink(leak: &Leak) -> Result<String> {
 fn broken(leak: &Leak, breaks: impl FnOnce() -> Result<()>, mends: impl FnOnce() -> Result<()>) -> Result<String> {
     leak.silent(&leak.both()?, &ALL, SHORT, Answers::Some, |talks| {
         flows(talks)?;
+        let refused_before = refused(leak)?;
         breaks()?;
         let before: u64 = talks.iter().map(|talk| talk.tally().all().1).sum();
         std::thread::sleep(BROKEN);
         let during: u64 = talks.iter().map(|talk| talk.tally().all().1).sum::<u64>() - before;
+        let refused = refused(leak)? - refused_before;
+        // Routes go with the device; what is left is the guard.
+        ensure!(refused > 0, "the guard refused nothing");
         mends()?;
         let took = flows(talks)?;
         let late = device::sessions(&leak.site.lab, &[HERE, THERE], 1, SOON)?;
-        Ok(format!("{during} answers in {} of it, all ways again {} after", seconds(BROKEN), seconds(took + late)))
+        Ok(format!(
+            "{during} answers in {} of it, {refused} packets refused by the guard, all ways again {} after",
+            seconds(BROKEN),
+            seconds(took + late)
+        ))
     })
 }
 
@@ -527,5 +587,5 @@ fn peer_missing(leak: &Leak) -> Result<String> {
     let back = leak.silent(&leak.both()?, &ALL, SHORT, Answers::Some, |talks| {
         Ok(format!("answers {} after it is back", seconds(flows(talks)?)))
     })?;
-    Ok(format!("{figure}; then {back} ({})", on(THERE)))
+    Ok(format!("{figure}; then {back}"))
 }

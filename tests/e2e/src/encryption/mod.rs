@@ -37,9 +37,10 @@ const PLAIN: &str = "cluster.default.encryption=none";
 /// How long a change may take to show itself on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-const SCENARIOS: [Scenario; 5] = [
+const SCENARIOS: [Scenario; 6] = [
     ("control", leak::control),
     ("leak", leak::run),
+    ("nodes", leak::nodes),
     ("rotation", rotation::run),
     ("restart, status", restart::run),
     ("mixed", mixed::run),
@@ -80,8 +81,8 @@ impl Site {
     }
 
     /// The five nodes of the encrypted topology, each with a session to each other.
-    fn five(name: &str) -> Result<Site> {
-        let site = Site::up(ENCRYPTED, name, &[], &NODES.map(|node| (node, "default")))?;
+    fn five(name: &str, set: &[&str]) -> Result<Site> {
+        let site = Site::up(ENCRYPTED, name, set, &NODES.map(|node| (node, "default")))?;
         site.warm()?;
         device::sessions(&site.lab, &NODES, NODES.len() - 1, SOON)?;
         Ok(site)

@@ -15,7 +15,7 @@ const NODE: &str = "n1";
 const GAP: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(report: &mut Report) -> Result<()> {
-    let site = Site::five("e2e-wg-restart")?;
+    let site = Site::five("e2e-wg-restart", &[])?;
     report.show("`causeway status` says it as Cilium does", || cilium_line(&site.lab));
     report.show("`causeway encrypt status`: every peer with its session, and a verdict", || verdicts(&site.lab));
     report.show("kill -9 of the agent and a new one, under 200 pings a second each way and family", || restart(&site));

@@ -101,7 +101,7 @@ pub(crate) fn switched(
 pub(crate) fn run(report: &mut Report) -> Result<()> {
     // A node's next rotation waits until nobody uses its previous key, three minutes at least, so that all at once need a
     // lab of their own.
-    let site = Site::five("e2e-rotation")?;
+    let site = Site::five("e2e-rotation", &[])?;
     report.show("rotation of one node, under 1,000 pings a second and 5 TCP streams on 5 nodes", || {
         rotation(&site, &["n1"], |lab| rotate(lab, "n1", &["--node", "n1"]).map(drop))
     });
@@ -113,7 +113,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     });
     naive(report, &site);
     site.down()?;
-    let site = Site::five("e2e-rotation")?;
+    let site = Site::five("e2e-rotation", &[])?;
     report.show("rotation of all, one node cut off from its API server meanwhile", || {
         deaf(&site, &["n1", "n2", "n3", "n4"], &NODES, |lab| rotate(lab, "n1", &["--all"]).map(drop))
     });
@@ -146,6 +146,10 @@ fn deaf(site: &Site, nodes: &[&str], all: &[&str], start: impl FnOnce(&Lab) -> R
         start(lab)?;
         let took = switched(lab, &before, nodes, &hearing)?;
         std::thread::sleep(AFTER);
+        for node in nodes {
+            let used = device::remote_key(&device::snapshot(lab, DEAF)?, node);
+            ensure!(used.as_ref() == before.get(*node), "{DEAF} has heard of {node}'s new key: it is not cut off");
+        }
         lab.lab("heal", &[])?;
         let late = switched(lab, &before, all, &NODES)?;
         std::thread::sleep(AFTER);
