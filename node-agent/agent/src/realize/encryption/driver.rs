@@ -193,9 +193,10 @@ impl Driver {
         Ok(())
     }
 
-    /// A rotation is under way: the next pass should be soon.
+    /// A key is on its way to be used: the next pass should be soon. The one before may drain for a day.
     pub(crate) fn is_rotating(&self) -> bool {
-        self.rotation.as_ref().is_some_and(|rotation| rotation.phase() != Phase::Steady)
+        let phase = self.rotation.as_ref().map(Rotation::phase);
+        matches!(phase, Some(Phase::Making | Phase::Warming { .. }))
     }
 
     pub(crate) fn pass(&mut self, now: Clock, intent: &Intent) -> Report {
