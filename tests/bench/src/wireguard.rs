@@ -247,6 +247,8 @@ impl End {
             Kind::Boringtun => boringtun()?,
         };
         let socket = self.dir.join("control.sock");
+        // What a killed one left would answer nobody.
+        let _ = fs::remove_file(self.uapi(kind));
         let mut started = Command::new("nsenter");
         started.arg(format!("--net={}", self.ns.path())).arg(&program);
         match kind {
@@ -265,6 +267,11 @@ impl End {
 
     fn interface(&self, kind: Kind) -> String {
         format!("w{}{}", kind.tag(), &self.inner[self.inner.len() - 1..])
+    }
+
+    /// Where `wg(8)` finds the others.
+    fn uapi(&self, kind: Kind) -> PathBuf {
+        PathBuf::from(format!("/run/wireguard/{}.sock", self.interface(kind)))
     }
 
     fn beside(&self, name: &str) -> Result<PathBuf> {
@@ -295,7 +302,7 @@ impl End {
 
     fn configure_by_wg(&self, kind: Kind, own: &PrivateKey, other: &PrivateKey, peer: &End) -> Result<()> {
         let interface = self.interface(kind);
-        let socket = PathBuf::from(format!("/run/wireguard/{interface}.sock"));
+        let socket = self.uapi(kind);
         wait_until("the control socket", || Ok(socket.exists()))?;
         let (public, port) = (other.public().to_string(), PORT.to_string());
         let (prefix, endpoint) = (format!("{}/32", peer.inner), format!("{}:{PORT}", peer.underlay));
@@ -328,6 +335,9 @@ impl Drop for End {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
             let _ = process.wait();
+        }
+        for kind in Kind::ALL {
+            let _ = fs::remove_file(self.uapi(kind));
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
