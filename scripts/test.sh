@@ -31,7 +31,7 @@ step() {
   rm -f "$log"
 }
 
-topics=(datapath bgp rack mesh)
+topics=(datapath bgp rack mesh encryption)
 # Debian 12's own kubectl (1.20) lacks commands that topic kube uses. Everything else works with it.
 minor=$(kubectl version --client -o json 2>/dev/null | jq -r '.clientVersion.minor' | tr -cd 0-9)
 if [ "${minor:-0}" -ge 28 ]; then
