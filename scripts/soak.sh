@@ -12,3 +12,5 @@ echo "soak: $runs simulated meshes"
 CAUSEWAY_SIM_RUNS=$runs cargo test --locked --release -p causeway-mesh-remote --test simulation
 echo "soak: property tests of the mesh, 100,000 cases each"
 PROPTEST_CASES=100000 cargo test --locked --release -p causeway-mesh-schema -p causeway-mesh-kv
+echo "soak: $runs simulated rotations of keys"
+CAUSEWAY_SIM_RUNS=$runs cargo test --locked --release -p causeway-encryption-plan --test simulation
