@@ -159,13 +159,13 @@ spec:
     )
 }
 
-/// Waits until the pod on a node is ready.
+/// Waits until the container of the pod on a node is ready. Whether Kubernetes calls the pod Ready is another matter: on a
+/// node that has only just joined it takes that back for a while.
 fn ready(kube: Kube<'_>, node: &str) -> Result<Pod> {
     let name = on(node);
     until(SOON, &format!("pod {name} is ready"), || {
         let json = kube.json(&["get", "pod", &name])?;
-        let mut conditions = json["status"]["conditions"].as_array().into_iter().flatten();
-        ensure!(conditions.any(|c| c["type"] == "Ready" && c["status"] == "True"), "{}", json["status"]);
+        ensure!(json["status"]["containerStatuses"][0]["ready"] == true, "{}", json["status"]);
         Ok(())
     })?;
     kit::pods(kube, &name)?.into_iter().next().with_context(|| format!("no pod {name}"))
