@@ -34,7 +34,7 @@ bring_up() {
   title "$1"
   "$bin/causeway-lab" drawing "$dir"
   title "Bringing it up"
-  "$bin/causeway-lab" up "$dir" --name "$lab"
+  "$bin/causeway-lab" up "$dir" --name "$lab" "${@:2}"
   note "bring-up took $((SECONDS - started)) s"
 }
 
@@ -118,8 +118,31 @@ show_answers() {
   on "asker-$2" "$bin/causeway-echo" get http://web/ --count 100
 }
 
+# What 100 requests from east to west look like, in the asking pod and on all cables of east's ToRs.
+show_wire() {
+  local dir host pids=()
+  title "The same requests, in the pod and on the cables between the nodes"
+  dir=$(mktemp -d)
+  for host in asker-east tor1 tor2; do
+    # No function: $! must be tcpdump itself, which this program becomes.
+    "$bin/causeway-lab" exec "$lab" "$host" -- tcpdump -i any -U -w "$dir/$host" 2>"$dir/$host.log" &
+    pids+=($!)
+    until_ok 10 "tcpdump listens in $host" grep -q 'listening on' "$dir/$host.log"
+  done
+  on asker-east "$bin/causeway-echo" get http://web/ --count 100
+  kill -INT "${pids[@]}"
+  wait "${pids[@]}" || true
+  note "in the pod:  $(grep -ac 'HTTP/1' "$dir/asker-east") lines of HTTP in plaintext"
+  note "on the cables: $(cat "$dir/tor1" "$dir/tor2" | grep -ac 'HTTP/1' || true) lines of HTTP; WireGuard packets, as one looks:"
+  tcpdump -nn -x -c 1 -r "$dir/tor1" 'udp port 51871 and greater 200' 2>/dev/null | head -n 7 ||
+    tcpdump -nn -x -c 1 -r "$dir/tor2" 'udp port 51871 and greater 200' 2>/dev/null | head -n 7
+  rm -r "$dir"
+  agent e1 encrypt status
+}
+
 two_clusters() {
-  bring_up "The racks: ToRs speak eBGP with each other, nothing else connects the clusters"
+  bring_up "The racks: ToRs speak eBGP with each other, nothing else connects the clusters" \
+    --set cluster.east.encryption=wireguard --set cluster.west.encryption=wireguard
 
   title "What tor1 in east's rack knows of west's pods and hosts: plain routes, no overlay"
   vty tor1 'show ip route bgp' | grep -E '10\.2\.|10\.0\.1\.|via 172\.18' | head -n 12
@@ -141,6 +164,7 @@ two_clusters() {
   note "the agents on e2, w1 and w2 say the same"
 
   show_answers "A pod in east asks http://web/: all answers come from west" east west
+  show_wire
 
   k --context east scale deployment web --replicas=2
   k --context east rollout status deployment/web --timeout=60s
@@ -180,6 +204,7 @@ two_clusters() {
   kubectl --context west scale deployment web --replicas=0
   target/debug/causeway --socket $state/e1/agent.sock clustermesh status
   target/debug/causeway --socket $state/e1/agent.sock service list
+  target/debug/causeway --socket $state/e1/agent.sock encrypt rotate-key --all
   target/debug/causeway-lab exec $lab asker-east -- target/debug/causeway-echo get http://web/ --count 100
   target/debug/causeway-lab pause $lab etcd-cp-west    # and resume
   target/debug/causeway-lab link $lab down tor1 tor3   # and up
