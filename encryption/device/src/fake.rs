@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use causeway_encryption_plan::{Actual, Change, DeviceSpec, Link, LinkStats, Peer, PeerStats, PrivateKey, Snapshot};
+use causeway_encryption_plan::{
+    Actual, Change, DeviceSpec, Link, LinkStats, Peer, PeerName, PeerStats, PrivateKey, Snapshot,
+};
+use ipnet::IpNet;
 
 use crate::{Device, DeviceError, Ensured};
 
@@ -11,6 +14,8 @@ use crate::{Device, DeviceError, Ensured};
 pub struct Fake {
     spec: Option<DeviceSpec>,
     actual: Actual,
+    /// Whose each prefix is.
+    owners: BTreeMap<IpNet, PeerName>,
     confirmed: BTreeSet<Link>,
     /// Nobody answers while this is set.
     pub gone: bool,
@@ -27,7 +32,7 @@ impl Fake {
         *self = Self::default();
     }
 
-    fn peer(&mut self, name: &causeway_encryption_plan::PeerName) -> Result<&mut Peer, String> {
+    fn peer(&mut self, name: &PeerName) -> Result<&mut Peer, String> {
         self.actual.peers.get_mut(name).ok_or_else(|| format!("there is no peer {name}"))
     }
 
@@ -55,7 +60,10 @@ impl Fake {
                 self.actual.peers.insert(peer, new);
             }
             Change::RemovePeer { peer } => {
-                self.actual.peers.remove(&peer).ok_or_else(|| format!("there is no peer {peer}"))?;
+                let gone = self.actual.peers.remove(&peer).ok_or_else(|| format!("there is no peer {peer}"))?;
+                for prefix in gone.prefixes {
+                    self.owners.remove(&prefix);
+                }
             }
             Change::SetEndpoint { peer, endpoint } => self.peer(&peer)?.endpoint = endpoint,
             Change::SetKeepalive { peer, keepalive_s } => self.peer(&peer)?.keepalive_s = keepalive_s,
@@ -79,13 +87,17 @@ impl Fake {
                 state.active = link;
             }
             Change::AddPrefix { peer, prefix } => {
-                for other in self.actual.peers.values_mut() {
-                    other.prefixes.remove(&prefix);
-                }
                 self.peer(&peer)?.prefixes.insert(prefix);
+                if let Some(before) = self.owners.insert(prefix, peer.clone()).filter(|before| *before != peer)
+                    && let Some(before) = self.actual.peers.get_mut(&before)
+                {
+                    before.prefixes.remove(&prefix);
+                }
             }
             Change::RemovePrefix { peer, prefix } => {
-                self.peer(&peer)?.prefixes.remove(&prefix);
+                if self.peer(&peer)?.prefixes.remove(&prefix) {
+                    self.owners.remove(&prefix);
+                }
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use causeway_bgp_speaker::{Speaker, StartOptions};
 use causeway_datapath_abi::{self as abi, config_flag};
 use causeway_datapath_loader::{Datapath, Kernel, Options};
-use causeway_encryption_device::{Embedded, KeyFile};
+use causeway_encryption_device::KeyFile;
 use causeway_encryption_plan::{Announcement, RotationConfig};
 use causeway_k8s::watch::Config as WatchConfig;
 use causeway_k8s::watch::{watch_lenient, watch_lenient_in};
@@ -295,8 +295,8 @@ async fn keep_uplinks(agent: Arc<Agent>) {
 
 /// Takes back what an agent that encrypted has left.
 async fn clear_encryption(config: &Config, datapath: Arc<dyn Datapath>) {
-    let device = Embedded::new(config.encryption.socket.clone(), "encryption is off".to_owned());
-    let clear = move || encryption::clear(Box::new(device), &Maps(datapath), Box::new(steering::Kernel::default()));
+    let device = encryption::device(&config.encryption.socket, &config.state_dir);
+    let clear = move || encryption::clear(device, &Maps(datapath), Box::new(steering::Kernel::default()));
     if tokio::task::spawn_blocking(clear).await.is_err() {
         tracing::error!("taking encryption back ended abnormally");
     }
@@ -328,7 +328,7 @@ fn start_encryption(
     };
     let driver = Driver::new(
         settings,
-        Box::new(Embedded::new(chosen.socket.clone(), encryption::why_embedded())),
+        encryption::device(&chosen.socket, &config.state_dir),
         Arc::new(Maps(agent.datapath.clone())),
         Box::new(steering::Kernel::default()),
         Box::new(underlay_mtu(config.devices.clone())),

@@ -4,15 +4,17 @@
 //! Each kind has two namespaces with a veth between them, all with the same MTU. A round visits every kind; ratios are
 //! taken inside a round, and medians of rounds are reported with their range.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use causeway_encryption_device::{Device as _, Embedded, KeyFile};
-use causeway_encryption_plan::{Change, DeviceSpec, Link, PeerName, PrivateKey};
+use causeway_encryption_device::{Device, Embedded, Fake, KeyFile};
+use causeway_encryption_plan::{Change, Desired, DeviceSpec, Link, Peer, PeerName, PrivateKey, plan};
+use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::netns::{Netns, run as command};
@@ -95,7 +97,72 @@ pub(crate) fn run(table: &mut Table, rounds: usize) -> Result<()> {
     }
     aead(table);
     report(table, &all);
+    drop(pairs);
+    scale(table)
+}
+
+/// Peers and prefixes of a large mesh.
+const PEERS: u32 = 5_000;
+const PREFIXES_EACH: u32 = 10;
+
+/// Planning and applying a large mesh from nothing, and one prefix more.
+fn scale(table: &mut Table) -> Result<()> {
+    eprintln!("wireguard: a large mesh");
+    let mut end = End::create(Kind::Ours, 3)?;
+    end.ns.ip(&format!("link set lo up\naddr add {}/32 dev lo\n", end.underlay))?;
+    let socket = end.dir.join("control.sock");
+    let mut process = Command::new("nsenter");
+    process.arg(format!("--net={}", end.ns.path())).arg(end.beside("causeway-wireguard")?).arg("--socket").arg(&socket);
+    end.process = Some(process.stderr(Stdio::null()).spawn()?);
+    wait_until("the control socket", || Ok(socket.exists()))?;
+    let mut embedded = Embedded::new(socket, "a benchmark".into());
+    embedded.ensure(&end.spec()?)?;
+    let mut fake = Fake::default();
+    fake.ensure(&end.spec()?)?;
+    let devices: [(&str, &mut dyn Device); 2] = [("in memory", &mut fake), ("embedded", &mut embedded)];
+    for (name, device) in devices {
+        let mut desired = large()?;
+        let started = Instant::now();
+        let changes = plan(&desired, &device.snapshot()?.actual);
+        let count = changes.len();
+        device.apply(changes)?;
+        let full_s = started.elapsed().as_secs_f64();
+        let held = device.snapshot()?.actual;
+        ensure!(plan(&desired, &held).is_empty(), "{name}: the device does not hold what it was told");
+        let peer = desired.peers.values_mut().next().context("there are peers")?;
+        peer.prefixes.insert("198.51.100.0/24".parse()?);
+        let started = Instant::now();
+        let changes = plan(&desired, &held);
+        device.apply(changes)?;
+        let one_ms = started.elapsed().as_secs_f64() * 1e3;
+        let what = format!("{PEERS} peers with {} prefixes, planned and applied", PEERS * PREFIXES_EACH);
+        table.row(&what, name, &format!("{full_s:.2} s"), &format!("{count} changes; target under 2 s"));
+        table.row("one prefix more", name, &format!("{one_ms:.1} ms"), "target under 5 ms");
+    }
     Ok(())
+}
+
+fn large() -> Result<Desired> {
+    let own = KeyFile::make()?;
+    let mut desired = Desired::default();
+    for n in 0..PEERS {
+        let link = Link { own: own.public(), remote: KeyFile::make()?.public() };
+        let prefixes = (0..PREFIXES_EACH).map(|k| {
+            let address = Ipv4Addr::from(0x0a00_0000 + (n * PREFIXES_EACH + k) * 16);
+            Ok(IpNet::new(address.into(), 28)?)
+        });
+        let endpoint = SocketAddr::from((Ipv4Addr::from(0xc612_0000 + n), PORT));
+        let peer = Peer {
+            endpoint,
+            keepalive_s: None,
+            links: BTreeSet::from([link]),
+            active: link,
+            prefixes: prefixes.collect::<Result<_>>()?,
+        };
+        desired.peers.insert(PeerName::new("bench", &format!("n{n}")), peer);
+    }
+    desired.identities.insert(own.public(), own);
+    Ok(desired)
 }
 
 impl Pair {
@@ -283,13 +350,7 @@ impl End {
     fn configure_ours(&self, socket: &std::path::Path, own: &PrivateKey, other: &PrivateKey, peer: &End) -> Result<()> {
         wait_until("the control socket", || Ok(socket.exists()))?;
         let mut device = Embedded::new(socket.to_owned(), "a benchmark".into());
-        device.ensure(&DeviceSpec {
-            name: INTERFACE.into(),
-            port: PORT,
-            mark: 0,
-            mtu: MTU,
-            addresses: vec![self.underlay.parse()?],
-        })?;
+        device.ensure(&self.spec()?)?;
         let (name, link) = (PeerName::new("bench", "peer"), Link { own: own.public(), remote: other.public() });
         let endpoint = format!("{}:{PORT}", peer.underlay).parse()?;
         device.apply(vec![
@@ -298,6 +359,11 @@ impl End {
             Change::AddPrefix { peer: name, prefix: format!("{}/32", peer.inner).parse()? },
         ])?;
         Ok(())
+    }
+
+    fn spec(&self) -> Result<DeviceSpec> {
+        let addresses = vec![self.underlay.parse()?];
+        Ok(DeviceSpec { name: INTERFACE.into(), port: PORT, mark: 0, mtu: MTU, addresses })
     }
 
     fn configure_by_wg(&self, kind: Kind, own: &PrivateKey, other: &PrivateKey, peer: &End) -> Result<()> {

@@ -41,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "causeway-datapath-abi",
             "causeway-datapath-loader",
             "causeway-encryption-device",
+            "causeway-encryption-kernel",
             "causeway-encryption-plan",
             "causeway-k8s",
             "causeway-mesh-kv",

@@ -16,10 +16,11 @@ pub(crate) mod tally;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use causeway_encryption_device::Device;
+use causeway_encryption_device::{Device, Embedded};
 use causeway_encryption_plan::{Announcement, PeerName, Phase};
 use causeway_mesh_remote::Mesh;
 use ipnet::IpNet;
@@ -330,13 +331,33 @@ impl Gather {
     }
 }
 
-/// Why the embedded device: what the kernel says of its own.
-pub(crate) fn why_embedded() -> String {
-    match Netlink::open().and_then(|netlink| netlink.has_wireguard()) {
+/// The kernel's device where the kernel has one and this build may use it (feature `kernel-wireguard`), else the embedded
+/// one, whose process answers at `socket`. `state_dir`: where the kernel's device remembers its peers' names.
+pub(crate) fn device(socket: &Path, state_dir: &Path) -> Box<dyn Device> {
+    let has = Netlink::open().and_then(|netlink| netlink.has_wireguard());
+    if matches!(has, Ok(true))
+        && let Some(kernel) = kernel_device(state_dir)
+    {
+        return kernel;
+    }
+    let why = match has {
         Ok(true) => "the kernel has WireGuard; this build has no kernel backend".to_owned(),
         Ok(false) => "the kernel has no WireGuard (EOPNOTSUPP)".to_owned(),
         Err(error) => format!("whether the kernel has WireGuard is not known: {error}"),
-    }
+    };
+    Box::new(Embedded::new(socket.to_owned(), why))
+}
+
+#[cfg(feature = "kernel-wireguard")]
+#[allow(clippy::unnecessary_wraps, reason = "builds without the feature have none")]
+fn kernel_device(state_dir: &Path) -> Option<Box<dyn Device>> {
+    let names = state_dir.join("wireguard-peers");
+    Some(Box::new(causeway_encryption_kernel::Kernel::new("the kernel has WireGuard".to_owned(), names)))
+}
+
+#[cfg(not(feature = "kernel-wireguard"))]
+fn kernel_device(_: &Path) -> Option<Box<dyn Device>> {
+    None
 }
 
 /// For an agent that does not encrypt: takes back what an earlier one left.
