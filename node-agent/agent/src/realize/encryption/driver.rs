@@ -480,6 +480,11 @@ impl Driver {
         if self.warmed.is_some_and(|last| now.steady < last.saturating_add(WARM_AGAIN)) {
             return Vec::new();
         }
+        // A device that was made just now gets its peers in this pass, and is asked to knock in the next one: other nodes may
+        // still send on sessions that it has forgotten.
+        if snapshot.actual.peers.is_empty() {
+            return Vec::new();
+        }
         self.warmed = Some(now.steady);
         let Some(rotation) = &self.rotation else { return Vec::new() };
         let own = rotation.keys().publics();

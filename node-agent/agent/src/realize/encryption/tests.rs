@@ -232,6 +232,12 @@ fn the_guard_comes_first_and_the_routes_last() {
     let spec = bed.world.snapshot().spec.unwrap();
     assert_eq!((spec.name.as_str(), spec.mtu, spec.mark, spec.port), ("cilium_wg0", 1408, 0x1e00, 51_871));
     bed.pass_after(1);
+    assert_eq!(
+        bed.world.take_notes(),
+        ["device addLink"],
+        "others may send on sessions that a new device has forgotten"
+    );
+    bed.pass_after(1);
     assert_eq!(bed.world.take_notes(), [] as [&str; 0], "nothing to do");
     bed.intent.nodes.clear();
     bed.pass();
@@ -329,6 +335,7 @@ fn the_second_node_with_a_key_is_refused_and_stays_guarded() {
 fn a_peer_on_another_interface_is_reached_by_it() {
     let mut bed = Bed::new().node(2).node(3);
     bed.pass();
+    bed.pass_after(1);
     bed.world.take_notes();
     *bed.world.elsewhere.lock().unwrap() = Some((name(3), 9));
     bed.pass_after(1);
