@@ -21,7 +21,9 @@ demo-down:
 	@$(BIN)/causeway-lab down $(LAB)
 
 ## Everything that proves the code, in under an hour on two cores.
-test: build
+## All targets at once: what tests need changes features of dependencies, and two sets would be built one after the other.
+test: setup
+	@cargo build --locked --workspace --all-targets
 	@scripts/test.sh
 
 ## What needs no root: `cargo test`, in seconds.
