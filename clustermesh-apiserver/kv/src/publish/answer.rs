@@ -46,7 +46,7 @@ impl Publish {
                 self.later(at, Later::Grant);
             }
             (What::KeepAlive(id), Outcome::Lease { ttl, .. }) if !ttl.is_zero() => {
-                self.leases.refresh_at(id, now.at + ttl / 3);
+                self.leases.kept(id, ttl, now.at);
             }
             (What::KeepAlive(id), Outcome::Lease { .. }) => self.lose_lease(id),
             (What::KeepAlive(id), Outcome::Failed(failure)) if failure.kind == FailureKind::LeaseGone => {

@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::op::LeaseId;
 
+/// How long a writer that has nothing to write goes without a word from the store: one that came back empty tells nobody,
+/// and its readers wait for what is to be written again.
+const LISTEN: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 pub(super) struct Leases {
     capacity: usize,
@@ -29,10 +33,18 @@ impl Leases {
         self.held.len()
     }
 
-    /// `ttl`: as granted; refreshed when a third of it is over.
+    /// `ttl`: as granted.
     pub(super) fn granted(&mut self, id: LeaseId, ttl: Duration, now: Instant) {
-        self.held.insert(id, Held { keys: 0, refresh: Some(now + ttl / 3) });
+        self.held.insert(id, Held { keys: 0, refresh: None });
         self.open.insert(id);
+        self.kept(id, ttl, now);
+    }
+
+    /// It lives for `ttl` from `now`: refreshed when a third of it is over, the first of them at least every [`LISTEN`].
+    pub(super) fn kept(&mut self, id: LeaseId, ttl: Duration, now: Instant) {
+        let is_first = self.held.first_key_value().is_some_and(|(first, _)| *first == id);
+        let after = if is_first { LISTEN.min(ttl / 3) } else { ttl / 3 };
+        self.refresh_at(id, now + after);
     }
 
     /// A place for one key.
@@ -99,10 +111,11 @@ mod tests {
         assert_eq!(leases.place(), Some(6));
         leases.free(5);
         assert_eq!(leases.place(), Some(5));
-        assert_eq!(leases.deadline(), Some(now + ttl / 3));
+        assert_eq!(leases.deadline(), Some(now + LISTEN), "the first one");
         assert_eq!(leases.due(now), None);
-        assert_eq!(leases.due(now + ttl / 3), Some(5));
-        assert_eq!(leases.due(now + ttl / 3), None);
+        assert_eq!(leases.due(now + LISTEN), Some(5));
+        assert_eq!(leases.due(now + LISTEN), None);
+        assert_eq!(leases.deadline(), Some(now + ttl + ttl / 3), "another one");
         assert!(leases.lose(5));
         assert!(!leases.lose(5));
         leases.free(5);

@@ -232,6 +232,19 @@ fn an_empty_store_is_filled_again_and_its_canary_comes_last() {
 }
 
 #[test]
+fn an_empty_store_is_noticed_by_a_writer_that_has_nothing_to_write() {
+    let mut bench = Bench::new(settings());
+    let id = bench.publish.add_group(nodes());
+    bench.publish.set(id, "n/1", value("a"));
+    bench.publish.listed(id);
+    bench.settle();
+    bench.twin.wipe(8);
+    bench.wait(Duration::from_secs(5));
+    bench.wait(Duration::from_secs(1));
+    assert_eq!((bench.store("n/").len(), bench.store("synced/").len()), (1, 1));
+}
+
+#[test]
 fn a_store_that_is_behind_has_lost_everything_not_only_what_was_touched() {
     let mut bench = Bench::new(Settings { keys_per_lease: 1, ..Settings::default() });
     let id = bench.publish.add_group(nodes());
