@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_encryption_plan::{
-    Actual, Change, DeviceSpec, Link, LinkStats, Peer, PeerName, PeerStats, PrivateKey, Snapshot,
+    Actual, Change, DeviceSpec, Link, LinkStats, Peer, PeerName, PeerStats, PrivateKey, Snapshot, Unfit,
 };
 use ipnet::IpNet;
 
@@ -32,11 +32,11 @@ impl Fake {
         *self = Self::default();
     }
 
-    fn peer(&mut self, name: &PeerName) -> Result<&mut Peer, String> {
-        self.actual.peers.get_mut(name).ok_or_else(|| format!("there is no peer {name}"))
+    fn peer(&mut self, name: &PeerName) -> Result<&mut Peer, Unfit> {
+        self.actual.peers.get_mut(name).ok_or_else(|| Unfit::NoPeer(name.clone()))
     }
 
-    fn carry_out(&mut self, change: Change) -> Result<(), String> {
+    fn carry_out(&mut self, change: Change) -> Result<(), Unfit> {
         match change {
             Change::AddIdentity { private } => {
                 self.actual.identities.insert(PrivateKey::public(&private));
@@ -44,23 +44,23 @@ impl Fake {
             Change::RemoveIdentity { public } => {
                 let used = self.actual.peers.values().flat_map(|peer| &peer.links).any(|link| link.own == public);
                 if used {
-                    return Err(format!("identity {public} has links"));
+                    return Err(Unfit::IdentityInUse(public));
                 }
                 self.actual.identities.remove(&public);
             }
             Change::AddPeer { peer, endpoint, keepalive_s, link } => {
                 if !self.actual.identities.contains(&link.own) {
-                    return Err(format!("there is no identity {}", link.own));
+                    return Err(Unfit::NoIdentity(link.own));
                 }
                 let links = BTreeSet::from([link]);
                 let new = Peer { endpoint, keepalive_s, links, active: link, prefixes: BTreeSet::new() };
                 if self.actual.peers.contains_key(&peer) {
-                    return Err(format!("peer {peer} is there already"));
+                    return Err(Unfit::PeerThere(peer));
                 }
                 self.actual.peers.insert(peer, new);
             }
             Change::RemovePeer { peer } => {
-                let gone = self.actual.peers.remove(&peer).ok_or_else(|| format!("there is no peer {peer}"))?;
+                let gone = self.actual.peers.remove(&peer).ok_or(Unfit::NoPeer(peer))?;
                 for prefix in gone.prefixes {
                     self.owners.remove(&prefix);
                 }
@@ -69,20 +69,23 @@ impl Fake {
             Change::SetKeepalive { peer, keepalive_s } => self.peer(&peer)?.keepalive_s = keepalive_s,
             Change::AddLink { peer, link } => {
                 if !self.actual.identities.contains(&link.own) {
-                    return Err(format!("there is no identity {}", link.own));
+                    return Err(Unfit::NoIdentity(link.own));
                 }
                 self.peer(&peer)?.links.insert(link);
             }
             Change::RemoveLink { peer, link } => {
                 let state = self.peer(&peer)?;
-                if state.active == link || !state.links.remove(&link) {
-                    return Err(format!("peer {peer} sends on that link, or has none such"));
+                if state.active == link {
+                    return Err(Unfit::LinkActive(peer, link.remote));
+                }
+                if !state.links.remove(&link) {
+                    return Err(Unfit::NoLink(peer, link.remote));
                 }
             }
             Change::Activate { peer, link } => {
                 let state = self.peer(&peer)?;
                 if !state.links.contains(&link) {
-                    return Err(format!("peer {peer} has no such link"));
+                    return Err(Unfit::NoLink(peer, link.remote));
                 }
                 state.active = link;
             }
@@ -123,7 +126,7 @@ impl Device for Fake {
     fn apply(&mut self, changes: Vec<Change>) -> Result<(), DeviceError> {
         self.answers()?;
         for (applied, change) in changes.into_iter().enumerate() {
-            self.carry_out(change).map_err(|error| DeviceError::Refused { error, applied })?;
+            self.carry_out(change).map_err(|error| DeviceError::Refused { error: error.to_string(), applied })?;
         }
         Ok(())
     }

@@ -28,7 +28,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use causeway_encryption_plan::{Actual, Change, Link, Peer, PeerName, PublicKey};
+use causeway_encryption_plan::{Actual, Change, Link, Peer, PeerName, PublicKey, Unfit};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -40,27 +40,6 @@ pub(crate) const SLOTS: usize = 4;
 
 /// Any interval starts a handshake at once when there was none before; this one does nothing else before it is taken back.
 const KICK_S: u16 = u16::MAX;
-
-/// A change that does not fit what is there. Who planned it did so from an old state: plan again.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unfit {
-    #[error("there is no peer {0}")]
-    NoPeer(PeerName),
-    #[error("peer {0} is there already")]
-    PeerThere(PeerName),
-    #[error("there is no identity {0}")]
-    NoIdentity(PublicKey),
-    #[error("identity {0} has links")]
-    IdentityInUse(PublicKey),
-    #[error("peer {0} has no link with key {1}")]
-    NoLink(PeerName, PublicKey),
-    #[error("key {0} belongs to peer {1}")]
-    KeyTaken(PublicKey, PeerName),
-    #[error("peer {0} sends on the link with key {1}")]
-    LinkActive(PeerName, PublicKey),
-    #[error("{0} has bits set behind its length")]
-    NoNetwork(IpNet),
-}
 
 /// What is to be done to interfaces, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]

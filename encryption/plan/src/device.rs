@@ -149,6 +149,27 @@ pub enum Change {
     },
 }
 
+/// A change that does not fit what a device holds. Who planned it did so from an old state: plan again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    #[error("there is no peer {0}")]
+    NoPeer(PeerName),
+    #[error("peer {0} is there already")]
+    PeerThere(PeerName),
+    #[error("there is no identity {0}")]
+    NoIdentity(PublicKey),
+    #[error("identity {0} has links")]
+    IdentityInUse(PublicKey),
+    #[error("peer {0} has no link with key {1}")]
+    NoLink(PeerName, PublicKey),
+    #[error("key {0} belongs to peer {1}")]
+    KeyTaken(PublicKey, PeerName),
+    #[error("peer {0} sends on the link with key {1}")]
+    LinkActive(PeerName, PublicKey),
+    #[error("{0} has bits set behind its length")]
+    NoNetwork(IpNet),
+}
+
 /// The changes that bring `actual` to `desired`, in an order that never takes away what the next step would give back:
 /// identities, new peers and links first; then which link is active; then prefixes; removals last.
 ///

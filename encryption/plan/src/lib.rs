@@ -18,7 +18,9 @@ mod rotation;
 
 pub use announce::{AnnounceError, Announcement, EpochKey};
 pub use control::{Answer, Request};
-pub use device::{Actual, Change, Desired, DeviceSpec, Link, LinkStats, Peer, PeerName, PeerStats, Snapshot, plan};
+pub use device::{
+    Actual, Change, Desired, DeviceSpec, Link, LinkStats, Peer, PeerName, PeerStats, Snapshot, Unfit, plan,
+};
 pub use key::{KeyError, PrivateKey, PublicKey};
 pub use links::{RemoteKeys, active_link, cold_links, links};
 pub use mtu::{Mtu, MtuError};

@@ -15,10 +15,10 @@ use std::time::Duration;
 use std::{io, thread};
 
 use bytes::BytesMut;
-use causeway_encryption_plan::{Change, DeviceSpec, Snapshot};
+use causeway_encryption_plan::{Change, DeviceSpec, Snapshot, Unfit};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::engine::{ApplyError, Datagram, Engine};
+use crate::engine::{Datagram, Engine};
 use crate::join::Joiner;
 use crate::split::VnetHeader;
 use crate::tun::{self, Queue};
@@ -144,7 +144,7 @@ impl Device {
     }
 
     /// Applies changes up to the first that does not fit, and says which that was.
-    pub fn apply(&self, changes: Vec<Change>) -> Result<(), (usize, ApplyError)> {
+    pub fn apply(&self, changes: Vec<Change>) -> Result<(), (usize, Unfit)> {
         let mut out = Vec::new();
         for (index, change) in changes.into_iter().enumerate() {
             let done = self.engine.apply(change, &mut out).map_err(|error| (index, error));

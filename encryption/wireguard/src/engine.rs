@@ -25,7 +25,6 @@ use parking_lot::RwLock;
 use crate::packet::{Version, destination, source};
 use crate::split::{Malformed, VnetHeader, split};
 
-pub use change::ApplyError;
 use link::LinkState;
 use table::{PeerState, Table};
 

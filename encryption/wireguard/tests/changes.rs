@@ -6,8 +6,8 @@ mod net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use causeway_encryption_plan::{Actual, Change, Desired, Link, Peer, PeerName, PrivateKey, plan};
-use causeway_wireguard::engine::{ApplyError, Engine};
+use causeway_encryption_plan::{Actual, Change, Desired, Link, Peer, PeerName, PrivateKey, Unfit, plan};
+use causeway_wireguard::engine::Engine;
 use ipnet::IpNet;
 use net::{Node, at, key, link, name, packet, pair, prefixes, send, v4};
 use proptest::prelude::*;
@@ -21,31 +21,31 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     let host_bits: IpNet = "10.0.2.1/24".parse().unwrap();
     let before = a.engine.look().0;
     for (change, error) in [
-        (Change::AddPeer { peer: peer(2), endpoint, keepalive_s, link: link(11, 2) }, ApplyError::PeerThere(peer(2))),
+        (Change::AddPeer { peer: peer(2), endpoint, keepalive_s, link: link(11, 2) }, Unfit::PeerThere(peer(2))),
         (
             Change::AddPeer { peer: peer(9), endpoint, keepalive_s, link: link(12, 9) },
-            ApplyError::NoIdentity(key(12).public()),
+            Unfit::NoIdentity(key(12).public()),
         ),
         (
             Change::AddPeer { peer: peer(9), endpoint, keepalive_s, link: link(1, 2) },
-            ApplyError::KeyTaken(key(2).public(), peer(2)),
+            Unfit::KeyTaken(key(2).public(), peer(2)),
         ),
-        (Change::RemovePeer { peer: peer(9) }, ApplyError::NoPeer(peer(9))),
-        (Change::SetEndpoint { peer: peer(9), endpoint }, ApplyError::NoPeer(peer(9))),
-        (Change::SetKeepalive { peer: peer(9), keepalive_s }, ApplyError::NoPeer(peer(9))),
-        (Change::AddLink { peer: peer(9), link: link(1, 9) }, ApplyError::NoPeer(peer(9))),
-        (Change::AddLink { peer: peer(2), link: link(12, 2) }, ApplyError::NoIdentity(key(12).public())),
-        (Change::AddLink { peer: peer(2), link: link(1, 3) }, ApplyError::KeyTaken(key(3).public(), peer(3))),
-        (Change::RemoveLink { peer: peer(9), link: link(1, 2) }, ApplyError::NoPeer(peer(9))),
-        (Change::RemoveLink { peer: peer(2), link: link(1, 2) }, ApplyError::LinkActive(peer(2), key(2).public())),
-        (Change::RemoveLink { peer: peer(2), link: link(11, 2) }, ApplyError::NoLink(peer(2), key(2).public())),
-        (Change::RemoveLink { peer: peer(2), link: link(1, 3) }, ApplyError::NoLink(peer(2), key(3).public())),
-        (Change::Activate { peer: peer(9), link: link(1, 2) }, ApplyError::NoPeer(peer(9))),
-        (Change::Activate { peer: peer(2), link: link(11, 2) }, ApplyError::NoLink(peer(2), key(2).public())),
-        (Change::AddPrefix { peer: peer(9), prefix: prefixes(2)[0] }, ApplyError::NoPeer(peer(9))),
-        (Change::AddPrefix { peer: peer(3), prefix: host_bits }, ApplyError::NoNetwork(host_bits)),
-        (Change::RemovePrefix { peer: peer(9), prefix: prefixes(2)[0] }, ApplyError::NoPeer(peer(9))),
-        (Change::RemoveIdentity { public: key(1).public() }, ApplyError::IdentityInUse(key(1).public())),
+        (Change::RemovePeer { peer: peer(9) }, Unfit::NoPeer(peer(9))),
+        (Change::SetEndpoint { peer: peer(9), endpoint }, Unfit::NoPeer(peer(9))),
+        (Change::SetKeepalive { peer: peer(9), keepalive_s }, Unfit::NoPeer(peer(9))),
+        (Change::AddLink { peer: peer(9), link: link(1, 9) }, Unfit::NoPeer(peer(9))),
+        (Change::AddLink { peer: peer(2), link: link(12, 2) }, Unfit::NoIdentity(key(12).public())),
+        (Change::AddLink { peer: peer(2), link: link(1, 3) }, Unfit::KeyTaken(key(3).public(), peer(3))),
+        (Change::RemoveLink { peer: peer(9), link: link(1, 2) }, Unfit::NoPeer(peer(9))),
+        (Change::RemoveLink { peer: peer(2), link: link(1, 2) }, Unfit::LinkActive(peer(2), key(2).public())),
+        (Change::RemoveLink { peer: peer(2), link: link(11, 2) }, Unfit::NoLink(peer(2), key(2).public())),
+        (Change::RemoveLink { peer: peer(2), link: link(1, 3) }, Unfit::NoLink(peer(2), key(3).public())),
+        (Change::Activate { peer: peer(9), link: link(1, 2) }, Unfit::NoPeer(peer(9))),
+        (Change::Activate { peer: peer(2), link: link(11, 2) }, Unfit::NoLink(peer(2), key(2).public())),
+        (Change::AddPrefix { peer: peer(9), prefix: prefixes(2)[0] }, Unfit::NoPeer(peer(9))),
+        (Change::AddPrefix { peer: peer(3), prefix: host_bits }, Unfit::NoNetwork(host_bits)),
+        (Change::RemovePrefix { peer: peer(9), prefix: prefixes(2)[0] }, Unfit::NoPeer(peer(9))),
+        (Change::RemoveIdentity { public: key(1).public() }, Unfit::IdentityInUse(key(1).public())),
     ] {
         assert_eq!(a.refuses(change.clone()), error, "{change:?}");
         assert_eq!(a.engine.look().0, before, "{change:?}");
@@ -174,7 +174,7 @@ fn as_actual(desired: &Desired) -> Actual {
     Actual { identities: desired.identities.keys().copied().collect(), peers: desired.peers.clone() }
 }
 
-fn apply_all(engine: &Engine, changes: Vec<Change>) -> Result<(), ApplyError> {
+fn apply_all(engine: &Engine, changes: Vec<Change>) -> Result<(), Unfit> {
     let mut out = Vec::new();
     changes.into_iter().try_for_each(|change| engine.apply(change, &mut out))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use causeway_encryption_plan::{Actual, Change, Link, PeerName, PeerStats, PublicKey};
+use causeway_encryption_plan::{Actual, Change, Link, PeerName, PeerStats, Unfit};
 use gotatun::packet::WgKind;
 use ipnet::IpNet;
 
@@ -10,30 +10,9 @@ use super::link::{Identity, LinkState};
 use super::table::{PeerState, Table, network};
 use super::{Datagram, Engine};
 
-/// A change that does not fit what is there. Who planned it did so from an old state: plan again.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ApplyError {
-    #[error("there is no peer {0}")]
-    NoPeer(PeerName),
-    #[error("peer {0} is there already")]
-    PeerThere(PeerName),
-    #[error("there is no identity {0}")]
-    NoIdentity(PublicKey),
-    #[error("identity {0} has links")]
-    IdentityInUse(PublicKey),
-    #[error("peer {0} has no link with key {1}")]
-    NoLink(PeerName, PublicKey),
-    #[error("key {0} belongs to peer {1}")]
-    KeyTaken(PublicKey, PeerName),
-    #[error("peer {0} sends on the link with key {1}")]
-    LinkActive(PeerName, PublicKey),
-    #[error("{0} has bits set behind its length")]
-    NoNetwork(IpNet),
-}
-
 impl Engine {
     /// Applies one change; messages that it brings about are added to `out`. A change that fails changes nothing.
-    pub fn apply(&self, change: Change, out: &mut Vec<Datagram>) -> Result<(), ApplyError> {
+    pub fn apply(&self, change: Change, out: &mut Vec<Datagram>) -> Result<(), Unfit> {
         let mut table = self.table.write();
         match change {
             Change::AddIdentity { private } => {
@@ -42,13 +21,13 @@ impl Engine {
             }
             Change::RemoveIdentity { public } => {
                 if table.links.keys().any(|link| link.own == public) {
-                    return Err(ApplyError::IdentityInUse(public));
+                    return Err(Unfit::IdentityInUse(public));
                 }
                 table.identities.remove(&public);
             }
             Change::AddPeer { peer, endpoint, keepalive_s, link } => {
                 if table.peers.contains_key(&peer) {
-                    return Err(ApplyError::PeerThere(peer));
+                    return Err(Unfit::PeerThere(peer));
                 }
                 let state = self.new_link(&table, &peer, link, false)?;
                 state.tunn.lock().set_persistent_keepalive(keepalive_s);
@@ -72,7 +51,7 @@ impl Engine {
             Change::Activate { peer: name, link } => {
                 let peer = known(&table, &name)?;
                 let told = peer.told.read();
-                let state = told.links.get(&link).ok_or(ApplyError::NoLink(name, link.remote))?;
+                let state = told.links.get(&link).ok_or(Unfit::NoLink(name, link.remote))?;
                 peer.active().tunn.lock().set_persistent_keepalive(None);
                 state.tunn.lock().set_persistent_keepalive(told.keepalive_s);
                 peer.activate(Arc::clone(state));
@@ -89,28 +68,16 @@ impl Engine {
         (table.actual(), table.stats())
     }
 
-    fn new_link(
-        &self,
-        table: &Table,
-        peer: &PeerName,
-        link: Link,
-        warming: bool,
-    ) -> Result<Arc<LinkState>, ApplyError> {
-        let identity = table.identities.get(&link.own).ok_or(ApplyError::NoIdentity(link.own))?;
+    fn new_link(&self, table: &Table, peer: &PeerName, link: Link, warming: bool) -> Result<Arc<LinkState>, Unfit> {
+        let identity = table.identities.get(&link.own).ok_or(Unfit::NoIdentity(link.own))?;
         if let Some(other) = table.links.get(&link) {
-            return Err(ApplyError::KeyTaken(link.remote, other.peer.clone()));
+            return Err(Unfit::KeyTaken(link.remote, other.peer.clone()));
         }
         let (identity, indexes) = (Arc::clone(identity), self.indexes.clone());
         Ok(Arc::new(LinkState::new(link, peer.clone(), identity, indexes, warming)))
     }
 
-    fn add_link(
-        &self,
-        table: &mut Table,
-        name: &PeerName,
-        link: Link,
-        out: &mut Vec<Datagram>,
-    ) -> Result<(), ApplyError> {
+    fn add_link(&self, table: &mut Table, name: &PeerName, link: Link, out: &mut Vec<Datagram>) -> Result<(), Unfit> {
         let peer = Arc::clone(known(table, name)?);
         let there = peer.told.read().links.get(&link).cloned();
         let state = match there {
@@ -131,12 +98,12 @@ impl Engine {
     }
 }
 
-fn known<'t>(table: &'t Table, name: &PeerName) -> Result<&'t Arc<PeerState>, ApplyError> {
-    table.peers.get(name).ok_or_else(|| ApplyError::NoPeer(name.clone()))
+fn known<'t>(table: &'t Table, name: &PeerName) -> Result<&'t Arc<PeerState>, Unfit> {
+    table.peers.get(name).ok_or_else(|| Unfit::NoPeer(name.clone()))
 }
 
-fn remove_peer(table: &mut Table, name: &PeerName) -> Result<(), ApplyError> {
-    let peer = table.peers.remove(name).ok_or_else(|| ApplyError::NoPeer(name.clone()))?;
+fn remove_peer(table: &mut Table, name: &PeerName) -> Result<(), Unfit> {
+    let peer = table.peers.remove(name).ok_or_else(|| Unfit::NoPeer(name.clone()))?;
     let told = peer.told.read();
     for prefix in told.prefixes.iter().filter_map(|prefix| network(*prefix)) {
         table.routes.remove(prefix);
@@ -148,20 +115,20 @@ fn remove_peer(table: &mut Table, name: &PeerName) -> Result<(), ApplyError> {
     Ok(())
 }
 
-fn remove_link(table: &mut Table, name: &PeerName, link: Link) -> Result<(), ApplyError> {
+fn remove_link(table: &mut Table, name: &PeerName, link: Link) -> Result<(), Unfit> {
     let peer = Arc::clone(known(table, name)?);
     if peer.active().link == link {
-        return Err(ApplyError::LinkActive(name.clone(), link.remote));
+        return Err(Unfit::LinkActive(name.clone(), link.remote));
     }
     let state = peer.told.write().links.remove(&link);
-    state.ok_or_else(|| ApplyError::NoLink(name.clone(), link.remote))?.end();
+    state.ok_or_else(|| Unfit::NoLink(name.clone(), link.remote))?.end();
     table.links.remove(&link);
     Ok(())
 }
 
-fn add_prefix(table: &mut Table, name: &PeerName, prefix: IpNet) -> Result<(), ApplyError> {
+fn add_prefix(table: &mut Table, name: &PeerName, prefix: IpNet) -> Result<(), Unfit> {
     let peer = Arc::clone(known(table, name)?);
-    let network = network(prefix).ok_or(ApplyError::NoNetwork(prefix))?;
+    let network = network(prefix).ok_or(Unfit::NoNetwork(prefix))?;
     let before = table.routes.insert(network, Arc::clone(&peer));
     if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, &peer)) {
         before.told.write().prefixes.remove(&prefix);
@@ -170,7 +137,7 @@ fn add_prefix(table: &mut Table, name: &PeerName, prefix: IpNet) -> Result<(), A
     Ok(())
 }
 
-fn remove_prefix(table: &mut Table, name: &PeerName, prefix: IpNet) -> Result<(), ApplyError> {
+fn remove_prefix(table: &mut Table, name: &PeerName, prefix: IpNet) -> Result<(), Unfit> {
     let peer = Arc::clone(known(table, name)?);
     if peer.told.write().prefixes.remove(&prefix)
         && let Some(network) = network(prefix)

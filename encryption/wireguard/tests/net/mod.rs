@@ -5,9 +5,9 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use causeway_encryption_plan::{Change, Link, LinkStats, PeerName, PeerStats, PrivateKey};
+use causeway_encryption_plan::{Change, Link, LinkStats, PeerName, PeerStats, PrivateKey, Unfit};
 use causeway_wireguard::VnetHeader;
-use causeway_wireguard::engine::{ApplyError, Datagram, Engine};
+use causeway_wireguard::engine::{Datagram, Engine};
 use ipnet::IpNet;
 
 /// Keys that are told apart by their number.
@@ -105,7 +105,7 @@ impl Node {
         out
     }
 
-    pub fn refuses(&self, change: Change) -> ApplyError {
+    pub fn refuses(&self, change: Change) -> Unfit {
         let mut out = Vec::new();
         let error = self.engine.apply(change, &mut out).unwrap_err();
         assert_eq!(out, []);
