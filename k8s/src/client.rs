@@ -21,12 +21,12 @@ pub enum Error {
     Client { server: String, error: kube::Error },
 }
 
-/// From the file, or else from `$KUBECONFIG`, `~/.kube/config` or the pod's service account. `flag` is what names the
-/// file, for the message. Sends no packet. A TLS provider must be installed.
+/// Where the API server is and how to speak with it: from the file, or else from `$KUBECONFIG`, `~/.kube/config` or the
+/// pod's service account. `flag` is what names the file, for the message.
 ///
 /// # Errors
 /// The file cannot be used, or there is nothing to go by.
-pub async fn open(kubeconfig: Option<&Path>, flag: &'static str) -> Result<Client, Error> {
+pub async fn config(kubeconfig: Option<&Path>, flag: &'static str) -> Result<Config, Error> {
     let mut config = match kubeconfig {
         Some(path) => {
             let unusable = |error| Error::Kubeconfig { path: path.to_owned(), error };
@@ -36,10 +36,26 @@ pub async fn open(kubeconfig: Option<&Path>, flag: &'static str) -> Result<Clien
         None => Config::infer().await.map_err(|error| Error::Nowhere { flag, error })?,
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    Ok(config)
+}
+
+/// A client by what [`config`] found. Sends no packet. A TLS provider must be installed.
+///
+/// # Errors
+/// The configuration cannot be used.
+pub fn connect(config: Config) -> Result<Client, Error> {
     let server = config.cluster_url.to_string();
     let client = Client::try_from(config).map_err(|error| Error::Client { server: server.clone(), error })?;
     tracing::info!(server, "API server");
     Ok(client)
+}
+
+/// Both in one.
+///
+/// # Errors
+/// As [`config`] and [`connect`].
+pub async fn open(kubeconfig: Option<&Path>, flag: &'static str) -> Result<Client, Error> {
+    connect(config(kubeconfig, flag).await?)
 }
 
 #[cfg(test)]

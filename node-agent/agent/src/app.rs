@@ -13,6 +13,7 @@ use causeway_datapath_abi::{self as abi, config_flag};
 use causeway_datapath_loader::{Datapath, Kernel, Options};
 use causeway_encryption_device::KeyFile;
 use causeway_encryption_plan::{Announcement, RotationConfig};
+use causeway_k8s::client;
 use causeway_k8s::watch::Config as WatchConfig;
 use causeway_k8s::watch::{watch_lenient, watch_lenient_in};
 use causeway_mesh_remote::Mesh;
@@ -182,23 +183,10 @@ async fn start(config: Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Speake
 async fn kube_client(config: &Config) -> anyhow::Result<(Client, String)> {
     // One provider for the whole process; an error says only that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut kube_config = match &config.kubeconfig {
-        Some(path) => {
-            let file = kube::config::Kubeconfig::read_from(path)
-                .with_context(|| format!("cannot read --kubeconfig {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("the kubeconfig {} cannot be used", path.display()))?
-        }
-        None => kube::Config::infer()
-            .await
-            .context("no way to Kubernetes: give --kubeconfig, or run with a service account")?,
-    };
-    kube_config.connect_timeout = Some(Duration::from_secs(5));
-    let url = &kube_config.cluster_url;
-    let port = url.port_u16().unwrap_or(443);
-    let authority = format!("{}:{port}", url.host().unwrap_or_default());
-    Ok((Client::try_from(kube_config).context("the Kubernetes client cannot be made")?, authority))
+    let found = client::config(config.kubeconfig.as_deref(), "--kubeconfig").await?;
+    let url = &found.cluster_url;
+    let authority = format!("{}:{}", url.host().unwrap_or_default(), url.port_u16().unwrap_or(443));
+    Ok((client::connect(found)?, authority))
 }
 
 async fn open_datapath(config: &Config, ips: &NodeIps) -> anyhow::Result<Arc<dyn Datapath>> {
