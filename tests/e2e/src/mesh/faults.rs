@@ -47,6 +47,16 @@ fn seen(lab: &Lab, what: &str, good: impl Fn(&serde_json::Value) -> bool) -> Res
     Ok(took)
 }
 
+/// East is read at w1, which knows it by the copy in its own cluster's etcd alone.
+fn east_is_read(lab: &Lab) -> Result<()> {
+    until(Duration::from_secs(60), "east is fresh at w1", || {
+        let row = remote_status(lab, "w1", EAST)?;
+        ensure!(row["ready"] == true && row["stage"] == "fresh", "{row}");
+        Ok(())
+    })?;
+    Ok(())
+}
+
 /// West is read again, and a change there arrives in east.
 pub(crate) fn alive_again(lab: &Lab) -> Result<Duration> {
     let (_, took) = until(Duration::from_secs(60), "west is fresh and ready at e1", || {
@@ -110,6 +120,8 @@ fn etcd_empty(lab: &Lab) -> Result<String> {
         lab.lab("kill", &[ETCD])?;
         lab.lab("start", &[ETCD, "--fresh"])?;
         let back = alive_again(lab)?;
+        // It is also where west's own agents read the copy of east.
+        east_is_read(lab)?;
         let after = store::revision(lab, PLANE)?;
         ensure!(after < before, "revision {before} before, {after} after: this is no new store");
         Ok(format!("revision {before}, then {after} of a new store; read again after {:.1} s", back.as_secs_f64()))
@@ -268,11 +280,7 @@ fn partition(lab: &Lab) -> Result<String> {
         Ok(format!("each side on its own after {:.1} s, noticed after {:.1} s", took.as_secs_f64(), gone.as_secs_f64()))
     })?;
     let back = alive_again(lab)?;
-    until(Duration::from_secs(60), "east is fresh at w1", || {
-        let row = remote_status(lab, "w1", EAST)?;
-        ensure!(row["ready"] == true && row["stage"] == "fresh", "{row}");
-        Ok(())
-    })?;
+    east_is_read(lab)?;
     answer_from(lab, &asker(EAST), WEB, Who::Both)?;
     answer_from(lab, &asker(WEST), WEB, Who::Both)?;
     Ok(format!("{figure}; joined again after {:.1} s", back.as_secs_f64()))
