@@ -241,6 +241,7 @@ impl Node for Kernel {
         match ret {
             fib::SUCCESS | fib::NO_NEIGH => {
                 out.ifindex = p.ifindex;
+                out.mtu = if query.len == 0 { p.tot_len.into() } else { 0 };
                 if p.family == AF_INET {
                     let [a, b, c, d, ..] = p.dst.0;
                     p.dst = Addr::v4([a, b, c, d]);

@@ -56,6 +56,17 @@ fn packet(r: &mut Random, seen: &[Tuple]) -> Spec {
     let mut spec = Spec::new(tuple);
     spec.ttl = r.pick(&[1, 2, 64, 255]);
     spec.tcp_flags = r.pick(&[2, 2, 0x12, 0x10, 0x10, 0x11, 0x04, 0x14, 0]);
+    let options: [&[u8]; 8] = [
+        &[],
+        &[],
+        &[2, 4, 0x05, 0xb4],
+        &[2, 4, 0x22, 0xd8, 1, 3, 3, 7],
+        &[1, 2, 4, 0xff, 0xff, 1, 1, 0],
+        &[4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 2, 4, 0x22, 0xd8],
+        &[0, 0, 0, 0, 2, 4, 0xff, 0xff],
+        &[30, 0, 0, 0],
+    ];
+    spec.tcp_options = r.pick(&options).to_vec();
     let size = r.pick(&[0, 1, 20, 100, 1400, 1600]);
     spec.payload = vec![7; size];
     spec.options = if r.one_in(6) { 8 } else { 0 };

@@ -28,6 +28,8 @@ const WG_PORT: u16 = 51871;
 const WG: &str = "cilium_wg0";
 /// Of the WireGuard device.
 const MTU: usize = 1408;
+/// `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h).
+const VNET_HDR_LEN: usize = 10;
 const POD_MAC: [u8; 6] = [6, 0, 0, 0, 0, 1];
 const HOST_MAC: [u8; 6] = [10, 0, 0, 0, 0, 2];
 const UP_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -593,24 +595,49 @@ fn converse(to: SocketAddr) {
     assert!(said == heard, "the bytes arrive as they were said");
 }
 
-/// Carries packets between two devices, as two nodes' WireGuard does. Gives the sizes of the longest, out and back.
-fn carry(near: &mut Tun, far: &mut Tun, stop: &AtomicBool) -> (usize, usize) {
-    let mut longest = (0, 0);
+/// What a carrier has seen.
+#[derive(Default)]
+struct Carried {
+    /// Bytes of the longest packets.
+    longest_out: usize,
+    longest_back: usize,
+    /// The least MTU with which all segments fit whose size somebody has said in a SYN.
+    said: u16,
+}
+
+impl Carried {
+    /// Looks at an IP packet without IP options.
+    fn see(&mut self, packet: &[u8]) {
+        let (protocol, ip_len) = if packet[0] >> 4 == 6 { (packet[6], 40) } else { (packet[9], 20) };
+        let is_syn = protocol == 6 && packet[ip_len + 13] & 2 != 0;
+        // Linux says the segment size first (kind 2, 4 bytes).
+        if is_syn && packet[ip_len + 20..].starts_with(&[2, 4]) {
+            let size = u16::from_be_bytes([packet[ip_len + 22], packet[ip_len + 23]]);
+            self.said = self.said.max(size + 20 + u16::try_from(ip_len).unwrap());
+        }
+    }
+}
+
+/// Carries packets between two devices, as two nodes' WireGuard does. `header`: bytes in front of each IP packet.
+fn carry(near: &mut Tun, far: &mut Tun, header: usize, stop: &AtomicBool) -> Carried {
+    let mut seen = Carried::default();
     while !stop.load(Ordering::Relaxed) {
         let (out, back) = (near.next(), far.next());
         if out.is_none() && back.is_none() {
             std::thread::sleep(Duration::from_micros(100));
         }
         if let Some(packet) = out {
-            longest.0 = packet.len().max(longest.0);
+            seen.longest_out = packet.len().max(seen.longest_out);
+            seen.see(&packet[header..]);
             far.write(&packet);
         }
         if let Some(packet) = back {
-            longest.1 = packet.len().max(longest.1);
+            seen.longest_back = packet.len().max(seen.longest_back);
+            seen.see(&packet[header..]);
             near.write(&packet);
         }
     }
-    longest
+    seen
 }
 
 /// Ends the carrier, also when a conversation fails.
@@ -640,7 +667,7 @@ fn conversations(offload: bool) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let ends = Ends(&stop);
-        let carrier = scope.spawn(|| carry(&mut near, &mut far, &stop));
+        let carrier = scope.spawn(|| carry(&mut near, &mut far, if offload { VNET_HDR_LEN } else { 0 }, &stop));
         for f in BOTH {
             let vip = SocketAddr::new(ip(f.vip), 80);
             let listen = |netns: &str, at: &str, port| inside(netns, || TcpListener::bind((ip(at), port)).unwrap());
@@ -666,9 +693,12 @@ fn conversations(offload: bool) {
             }
         }
         drop(ends);
-        let (out, back) = carrier.join().unwrap();
+        let seen = carrier.join().unwrap();
+        let (out, back) = (seen.longest_out, seen.longest_back);
         // With offloads many segments are one packet, both to the programs and from them; without, none is too long.
         assert!(if offload { out.min(back) > 10 * MTU } else { out.max(back) == MTU }, "{out} {back}");
+        // The pod's MTU and that of the default route are 1500.
+        assert_eq!(usize::from(seen.said), MTU, "segment sizes are lowered to what the device takes");
     });
     let drops: Vec<_> =
         lab.kernel().counters().unwrap().into_iter().filter(|row| row.counter.is_drop() && row.packets > 0).collect();

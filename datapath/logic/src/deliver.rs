@@ -7,7 +7,7 @@ use crate::node::{Node, Route, RouteQuery};
 use crate::packet::Packet;
 use crate::parse::{Headers, L4};
 use crate::rewrite::{same, same_addr, set_macs, take_hop, translate};
-use crate::{Scratch, Verdict, icmp};
+use crate::{Scratch, Verdict, icmp, segment};
 
 /// Where `Scratch::to` leads.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -49,13 +49,16 @@ pub(crate) fn resolve<P: Packet, N: Node>(pkt: &P, node: &mut N, s: &mut Scratch
     let path = if node.endpoint(&s.to.dst, &mut s.endpoint) {
         Path::Endpoint
     } else {
+        let len = segment_len(pkt, &s.headers);
+        let asks_mtu = segment::says_size(&s.headers);
         let query = RouteQuery {
             tuple: &s.to,
             is_v6: s.headers.is_v6,
             ifindex: pkt.ifindex(),
-            len: segment_len(pkt, &s.headers),
+            len: if asks_mtu { 0 } else { len },
         };
         match node.route(&query, &mut s.next_hop) {
+            Route::Forward if asks_mtu && s.next_hop.mtu != 0 && u32::from(len) > s.next_hop.mtu => Path::TooBig,
             Route::Forward => Path::Forward,
             Route::Host => Path::Host,
             Route::TooBig => Path::TooBig,
@@ -111,10 +114,19 @@ pub(crate) fn send<P: Packet, N: Node>(pkt: &mut P, node: &mut N, s: &mut Scratc
     if !matches!(way, Verdict::Stack) {
         take_hop(pkt, &s.headers)?;
     }
+    if matches!(way, Verdict::Neighbour { .. }) {
+        fit(pkt, s)?;
+    }
     if matches!(way, Verdict::Peer { .. }) {
         set_macs(pkt, &s.endpoint)?;
     }
     Ok(())
+}
+
+/// Lowers the segment size that a SYN says to what its next hop's interface takes.
+#[inline(always)]
+pub(crate) fn fit<P: Packet>(pkt: &mut P, s: &Scratch) -> Result<(), Counter> {
+    if segment::says_size(&s.headers) { segment::clamp(pkt, &s.headers, s.next_hop.mtu) } else { Ok(()) }
 }
 
 /// Whether the stack answers the untouched packet: it finds the same route for it, and does not forward it.

@@ -26,6 +26,7 @@ mod node;
 mod packet;
 mod parse;
 mod rewrite;
+mod segment;
 mod service;
 mod to_net;
 mod to_pod;

@@ -36,6 +36,8 @@ pub enum Route {
 pub struct NextHop {
     pub ifindex: u32,
     pub addr: Addr,
+    /// The interface's MTU; told only if the question says no length, and 0 if it is not known.
+    pub mtu: u32,
 }
 
 /// A question to the routing table.
@@ -46,7 +48,7 @@ pub struct RouteQuery<'a> {
     pub is_v6: bool,
     /// Interface where the packet came in.
     pub ifindex: u32,
-    /// Bytes of the IP packet, of one segment if it is an offloaded one. 0 if unknown.
+    /// Bytes of the IP packet, of one segment if it is an offloaded one. 0: the answer says what the interface takes.
     pub len: u16,
 }
 

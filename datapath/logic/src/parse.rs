@@ -27,6 +27,9 @@ pub(crate) mod tcp {
     pub(crate) const ACK: u8 = 16;
 }
 
+/// Bytes of a TCP header without options (RFC 9293 section 3.1).
+pub(crate) const TCP_HEADER_LEN: u32 = 20;
+
 /// Extension headers that are followed. RFC 8200 section 4.1 lists seven, each once; longer chains are not translated.
 const MAX_EXTENSIONS: u32 = 7;
 

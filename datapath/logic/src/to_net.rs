@@ -7,7 +7,7 @@
 
 use causeway_datapath_abi::{Counter, mark};
 
-use crate::deliver::{Job, Path, is_plain, resolve, translate_all};
+use crate::deliver::{Job, Path, fit, is_plain, resolve, translate_all};
 use crate::guard::Leave;
 use crate::node::Node;
 use crate::packet::Packet;
@@ -62,8 +62,10 @@ fn steps<P: Packet, N: Node>(pkt: &mut P, node: &mut N, s: &mut Scratch) -> Resu
     }
     fragments::lend_ports(node, &s.headers, s.now_s);
     translate_all(pkt, s)?;
-    if matches!(s.verdict, Verdict::Device { .. }) {
-        set_macs(pkt, &s.endpoint)?;
+    match s.verdict {
+        Verdict::Device { .. } => set_macs(pkt, &s.endpoint)?,
+        Verdict::Neighbour { .. } => fit(pkt, s)?,
+        Verdict::Stack | Verdict::Peer { .. } | Verdict::Drop(_) => {}
     }
     Ok(())
 }

@@ -17,6 +17,8 @@ pub struct Spec {
     pub tuple: Tuple,
     pub ttl: u8,
     pub tcp_flags: u8,
+    /// A multiple of four bytes, at most 40.
+    pub tcp_options: Vec<u8>,
     pub payload: Vec<u8>,
     /// Bytes of IPv4 options, a multiple of four; for IPv6 a destination options header of eight bytes if not zero.
     pub options: u8,
@@ -35,6 +37,7 @@ impl Spec {
             tuple,
             ttl: 64,
             tcp_flags: 2,
+            tcp_options: Vec::new(),
             payload: vec![0x61; 20],
             options: 0,
             fragment: None,
@@ -119,7 +122,9 @@ impl Spec {
         let sum_at = match t.proto {
             proto::TCP => {
                 l4.extend([t.sport[0], t.sport[1], t.dport[0], t.dport[1], 0, 0, 0, 1, 0, 0, 0, 1]);
-                l4.extend([0x50, self.tcp_flags, 0xff, 0xff, 0, 0, 0, 0]);
+                let words = u8::try_from(5 + self.tcp_options.len() / 4).unwrap_or(5);
+                l4.extend([words << 4, self.tcp_flags, 0xff, 0xff, 0, 0, 0, 0]);
+                l4.extend(&self.tcp_options);
                 16
             }
             proto::UDP => {

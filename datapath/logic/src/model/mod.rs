@@ -254,6 +254,7 @@ impl Node for MemoryNode {
                 return Route::TooBig;
             }
             *out = best.next_hop;
+            out.mtu = if query.len == 0 { best.mtu.into() } else { 0 };
             if same_zero(&best.next_hop.addr) {
                 out.addr = query.tuple.dst;
             }

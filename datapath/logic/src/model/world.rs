@@ -154,7 +154,7 @@ fn populate(node: &mut MemoryNode, f: Family) {
         let key = f.prefix(net, len);
         node.add_cluster(key.prefix_len, key.addr);
     }
-    let via = |last| NextHop { ifindex: IF_UPLINK, addr: addr(f, [172, 16, 1, last]) };
+    let via = |last| NextHop { ifindex: IF_UPLINK, addr: addr(f, [172, 16, 1, last]), mtu: 0 };
     let route = |prefix, route, next_hop| MemoryRoute { prefix, route, next_hop, mtu: 1500 };
     let host = IpcacheKey { prefix_len: 128, addr: f.node() };
     let all = IpcacheKey {
