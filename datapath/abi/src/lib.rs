@@ -304,9 +304,10 @@ pub struct NodeConfig {
     pub seed: u32,
     /// Bits of [`config_flag`].
     pub flags: u32,
-    /// UDP port of WireGuard on every node, in CPU byte order; of no account without [`config_flag::ENCRYPT`].
+    /// UDP ports of this node's WireGuard: the first one, in CPU byte order, and how many there are. Of no account without
+    /// [`config_flag::ENCRYPT`].
     pub wireguard_port: u16,
-    pub zero: u16,
+    pub wireguard_ports: u16,
 }
 size!(NodeConfig, 80);
 

@@ -108,8 +108,8 @@ impl Node for Kernel {
     }
 
     #[inline(always)]
-    fn wireguard_port(&self) -> u16 {
-        config!(wireguard_port)
+    fn wireguard_ports(&self) -> (u16, u16) {
+        (config!(wireguard_port), config!(wireguard_ports))
     }
 
     #[inline(always)]

@@ -52,5 +52,5 @@ pub static NODE_CONFIG: Global<NodeConfig> = Global::new(NodeConfig {
     seed: 0,
     flags: 0,
     wireguard_port: 0,
-    zero: 0,
+    wireguard_ports: 0,
 });

@@ -123,7 +123,11 @@ fn request(r: &mut Random, f: Family) -> Tuple {
     ]);
     let proto = r.pick(&[TCP, TCP, UDP, UDP, f.icmp(), 132, 50]);
     let sport = r.pick(&[40000, 40001, 2000, 80]);
-    let dport = if proto == f.icmp() { 0 } else { r.pick(&[80, 80, 80, 8080, 53, WG_PORT]) };
+    let dport = if proto == f.icmp() {
+        0
+    } else {
+        r.pick(&[80, 80, 80, 8080, 53, WG_PORT, WG_PORT + WG_PORTS - 1, WG_PORT + WG_PORTS])
+    };
     f.tuple(proto, src, sport, dst, dport)
 }
 
@@ -203,7 +207,6 @@ fn the_programs_do_what_the_logic_does() {
     enter_world();
     let (plain, mut encrypting) = (world(), world());
     encrypting.config.flags |= config_flag::ENCRYPT;
-    encrypting.config.wireguard_port = WG_PORT;
     let mut kernels = [Kernel::new(&plain), Kernel::new(&encrypting)];
     let mut kinds = std::collections::BTreeMap::<String, u32>::new();
     for round in 0..ROUNDS {

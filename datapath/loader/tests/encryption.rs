@@ -147,7 +147,7 @@ impl Lab {
         options.node.node_v4 = convert::addr(ip(V4.node));
         options.node.node_v6 = convert::addr(ip(V6.node));
         (options.node.snat_port_min, options.node.snat_port_max) = (32_768, 60_999);
-        options.node.wireguard_port = WG_PORT;
+        (options.node.wireguard_port, options.node.wireguard_ports) = (WG_PORT, 1);
         let (far, far_index) = inside(&far_ns, || (Frames::open(), index_of("far0")));
         let (pod, pod_index) = inside(&pod_ns, || (Frames::open(), index_of("eth0")));
         // What a pod marks is worth nothing outside of it.

@@ -154,7 +154,10 @@ fn is_wireguard<P: Packet, N: Node>(pkt: &P, node: &N, ends: &Ends) -> bool {
     let place = if ends.is_v6 { udp_v6(pkt) } else { udp_v4(pkt) };
     match place {
         Some(0) => true,
-        Some(at) => pkt.load(at).is_some_and(|port| u16::from_be_bytes(port) == node.wireguard_port()),
+        Some(at) => pkt.load(at).is_some_and(|port| {
+            let (first, count) = node.wireguard_ports();
+            u16::from_be_bytes(port).wrapping_sub(first) < count
+        }),
         None => false,
     }
 }

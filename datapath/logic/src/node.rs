@@ -64,8 +64,8 @@ pub trait Node {
     fn seed(&self) -> u32;
     /// Bits of `config_flag`.
     fn flags(&self) -> u32;
-    /// WireGuard's UDP port, in CPU byte order.
-    fn wireguard_port(&self) -> u16;
+    /// UDP ports of this node's WireGuard: the first one, in CPU byte order, and how many there are.
+    fn wireguard_ports(&self) -> (u16, u16);
 
     fn endpoint(&self, addr: &Addr, out: &mut Endpoint) -> bool;
     /// `ipcache_flag` bits of the longest prefix that holds the address; 0 if there is none.

@@ -39,6 +39,11 @@ pub trait Device: Send {
     /// Which kind it is and why this one, for people.
     fn describe(&self) -> String;
 
+    /// How many UDP ports it may listen at: that of the spec and those after it.
+    fn ports(&self) -> u16 {
+        1
+    }
+
     /// Makes the device, or finds it and gives it another MTU.
     fn ensure(&mut self, spec: &DeviceSpec) -> Result<Ensured, DeviceError>;
 

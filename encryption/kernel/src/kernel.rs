@@ -351,6 +351,10 @@ impl<W: Wire> Kernel<W> {
 }
 
 impl<W: Wire> Device for Kernel<W> {
+    fn ports(&self) -> u16 {
+        u16::try_from(SLOTS).unwrap_or(u16::MAX)
+    }
+
     fn describe(&self) -> String {
         format!("kernel ({})", self.why)
     }

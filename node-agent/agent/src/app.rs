@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use causeway_bgp_speaker::{Speaker, StartOptions};
 use causeway_datapath_abi::{self as abi, config_flag};
 use causeway_datapath_loader::{Datapath, Kernel, Options};
-use causeway_encryption_device::KeyFile;
+use causeway_encryption_device::{Device, KeyFile};
 use causeway_encryption_plan::{Announcement, RotationConfig};
 use causeway_k8s::client;
 use causeway_k8s::watch::Config as WatchConfig;
@@ -146,14 +146,18 @@ async fn start(config: Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Speake
     let node_ips = node_address::find(&config, &client, &stage).await;
     tracing::info!(v4 = ?node_ips.v4, v6 = ?node_ips.v6, "this node's addresses");
     stage("loading the datapath".into());
-    let kernel = open_datapath(&config, &node_ips).await?;
+    let device = encryption::device(&config.encryption.socket, &config.state_dir);
+    let kernel = open_datapath(&config, &node_ips, device.as_ref()).await?;
     let adopted = !kernel.attached().context("listing attached programs")?.is_empty();
     let left = kernel.ipcache().context("reading the ipcache map")?;
     let intake = Intake::new(&tables, left.into_iter().map(|(net, entry)| (Prefix::from(net), entry.identity)));
-    let (encryption, ends) = if config.encryption.enabled { Some(Encryption::new()) } else { None }.unzip();
-    if encryption.is_none() {
-        clear_encryption(&config, kernel.clone()).await;
-    }
+    let (encryption, ends) = if config.encryption.enabled {
+        let (encryption, ends) = Encryption::new();
+        (Some(encryption), Some((ends, device)))
+    } else {
+        clear_encryption(device, kernel.clone()).await;
+        (None, None)
+    };
     let agent =
         Arc::new(Agent { config: config.clone(), tables: tables.clone(), datapath: kernel, node_ips, encryption });
     attach_uplinks(&agent, &stage).await;
@@ -167,7 +171,8 @@ async fn start(config: Config, tasks: &mut JoinSet<()>) -> anyhow::Result<Speake
     // 5. Intent, control, realize.
     watch_kubernetes(&agent, &client, tasks);
     let running = start_controllers(&agent, &client, cni.clone(), &intake, &metrics, adopted, tasks)?;
-    let keys = ends.map(|ends| start_encryption(&agent, ends, running.mesh.clone(), api_server, tasks));
+    let keys =
+        ends.map(|(ends, device)| start_encryption(&agent, ends, device, running.mesh.clone(), api_server, tasks));
     start_writers(&agent, &client, cni.clone(), &running, keys, tasks);
     let speaker = running.speaker.clone();
     if admin.running.set(running).is_err() {
@@ -189,7 +194,7 @@ async fn kube_client(config: &Config) -> anyhow::Result<(Client, String)> {
     Ok((client::connect(found)?, authority))
 }
 
-async fn open_datapath(config: &Config, ips: &NodeIps) -> anyhow::Result<Arc<dyn Datapath>> {
+async fn open_datapath(config: &Config, ips: &NodeIps, device: &dyn Device) -> anyhow::Result<Arc<dyn Datapath>> {
     let addr = |ip: Option<IpAddr>| match ip {
         Some(IpAddr::V4(ip)) => abi::Addr::v4(ip.octets()),
         Some(IpAddr::V6(ip)) => abi::Addr(ip.octets()),
@@ -216,7 +221,7 @@ async fn open_datapath(config: &Config, ips: &NodeIps) -> anyhow::Result<Arc<dyn
         seed: seed(config.cluster_name.as_str()),
         flags,
         wireguard_port: config.encryption.port,
-        zero: 0,
+        wireguard_ports: device.ports(),
     };
     let mut options = Options::new(&config.bpf_root, node);
     options.sizes.flows = config.flow_entries;
@@ -282,8 +287,7 @@ async fn keep_uplinks(agent: Arc<Agent>) {
 }
 
 /// Takes back what an agent that encrypted has left.
-async fn clear_encryption(config: &Config, datapath: Arc<dyn Datapath>) {
-    let device = encryption::device(&config.encryption.socket, &config.state_dir);
+async fn clear_encryption(device: Box<dyn Device>, datapath: Arc<dyn Datapath>) {
     let clear = move || encryption::clear(device, &Maps(datapath), Box::new(steering::Kernel::default()));
     if tokio::task::spawn_blocking(clear).await.is_err() {
         tracing::error!("taking encryption back ended abnormally");
@@ -294,6 +298,7 @@ async fn clear_encryption(config: &Config, datapath: Arc<dyn Datapath>) {
 fn start_encryption(
     agent: &Arc<Agent>,
     ends: encryption::Ends,
+    device: Box<dyn Device>,
     mesh: Option<Arc<Mesh>>,
     api_server: String,
     tasks: &mut JoinSet<()>,
@@ -316,7 +321,7 @@ fn start_encryption(
     };
     let driver = Driver::new(
         settings,
-        encryption::device(&chosen.socket, &config.state_dir),
+        device,
         Arc::new(Maps(agent.datapath.clone())),
         Box::new(steering::Kernel::default()),
         Box::new(underlay_mtu(config.devices.clone())),

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use causeway_datapath_abi as abi;
 
@@ -19,6 +20,9 @@ use crate::{Error, Hook, Result, convert, sys};
 
 /// How long to wait for an earlier process that is just being torn down.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often the kernel is asked to verify a program, as by libbpf.
+const LOAD_ATTEMPTS: u32 = 5;
 
 /// What the datapath is opened with. `Options::new` has the defaults.
 #[derive(Clone, Debug)]
@@ -249,10 +253,21 @@ fn load(dir: &Path, node: &abi::NodeConfig, specs: &[Spec]) -> Result<Ebpf> {
     }
     let mut ebpf = loader.load(object()).map_err(|e| load_error(dir, &e))?;
     for hook in Hook::ALL {
-        links::with_program(&mut ebpf, hook, |program| program.load())?
+        links::with_program(&mut ebpf, hook, load_program)?
             .map_err(|e| Error::kernel(format!("loading program {hook}"), e))?;
     }
     Ok(ebpf)
+}
+
+/// A verification that a signal interrupts ends with EAGAIN, and is begun anew.
+fn load_program(program: &mut SchedClassifier) -> std::result::Result<(), ProgramError> {
+    for _ in 1..LOAD_ATTEMPTS {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            done => return done,
+        }
+    }
+    program.load()
 }
 
 fn load_error(dir: &Path, error: &aya::EbpfError) -> Error {

@@ -187,8 +187,8 @@ impl Node for MemoryNode {
         self.config.flags
     }
 
-    fn wireguard_port(&self) -> u16 {
-        self.config.wireguard_port
+    fn wireguard_ports(&self) -> (u16, u16) {
+        (self.config.wireguard_port, self.config.wireguard_ports)
     }
 
     fn endpoint(&self, addr: &Addr, out: &mut Endpoint) -> bool {

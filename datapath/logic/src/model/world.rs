@@ -18,8 +18,10 @@ pub const IF_A: u32 = 10;
 pub const IF_B: u32 = 11;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
-/// WireGuard's port; the fixture does not encrypt unless a test says so.
+/// WireGuard's first port; the fixture does not encrypt unless a test says so.
 pub const WG_PORT: u16 = 51871;
+/// It has this one and the next.
+pub const WG_PORTS: u16 = 2;
 
 /// An address family's names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,7 +135,7 @@ pub fn world() -> MemoryNode {
             seed: 42,
             flags: config_flag::MASQUERADE_V4 | config_flag::MASQUERADE_V6,
             wireguard_port: WG_PORT,
-            zero: 0,
+            wireguard_ports: WG_PORTS,
         },
         now_s: 1000,
         ..MemoryNode::default()
