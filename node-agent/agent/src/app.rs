@@ -419,9 +419,15 @@ fn start_controllers(
         offers: t.mesh_offers.clone(),
         clusters: t.mesh_clusters.clone(),
         health: t.target_health.clone(),
+        guarded: t.guarded.clone(),
     };
     let rows = agent.datapath.services().context("reading the service map")?;
-    let controller = services::Controller::new(inputs, &t.lb, families).adopting(rows.into_keys());
+    let mut controller = services::Controller::new(inputs, &t.lb, families).adopting(rows.into_keys());
+    if config.encryption.enabled {
+        controller = controller.encrypting(config.encryption.modes.clone());
+    } else {
+        t.guarded.mark_synced();
+    }
     let probes = start_prober(config, t, &controller, tasks);
     tasks.spawn(controllers::run_services(controller));
     let inputs = ipcache::Inputs {

@@ -55,6 +55,10 @@ pub(crate) struct Tables {
     pub(crate) mesh_identities: Shared<u32, Identity>,
     pub(crate) target_health: Shared<Target, Health>,
 
+    // Made real, and asked for by others.
+    /// Ranges that nothing leaves for in plaintext, written by `realize::encryption`; without encryption complete at once.
+    pub(crate) guarded: Shared<IpNet, ()>,
+
     // Desired.
     pub(crate) lb: Shared<Frontend, LbRow>,
     pub(crate) ipcache: Shared<IpNet, IpcacheRow>,

@@ -67,10 +67,12 @@ impl Modes {
     }
 
     fn of(&self, node: &NodeWords) -> Mode {
-        match (node.own_cluster, self.named.get(&node.cluster)) {
-            (true, _) => self.own,
-            (false, named) => named.copied().unwrap_or(self.others),
-        }
+        if node.own_cluster { self.own } else { self.of_other(&node.cluster) }
+    }
+
+    /// That of another cluster, by its name.
+    pub(crate) fn of_other(&self, cluster: &str) -> Mode {
+        self.named.get(cluster).copied().unwrap_or(self.others)
     }
 }
 

@@ -2,8 +2,9 @@
 //! costs one Service; a changed stage or health costs the Services that it is about.
 //!
 //! [`rows`] makes the rows of one Service, [`uses`] remembers who must look again when a backend's health or a cluster's
-//! stage changes. The shell is `realize::controllers`.
+//! stage changes, and [`cover`] knows which backends of other clusters the guard of encryption knows. The shell is `realize::controllers`.
 
+mod cover;
 mod rows;
 mod uses;
 
@@ -15,14 +16,17 @@ use causeway_datapath_loader::{Frontend, LbService};
 use causeway_mesh_remote::Stage;
 use causeway_mesh_schema::{ClusterId, Scale};
 use causeway_table::{Changes, Shared};
+use ipnet::IpNet;
 
 use super::claims::Claims;
+use super::encryption::Modes;
 use super::probe::Watched;
 use crate::intent::mesh::{Health, Offer, OfferKey, RemoteCluster, Target};
 use crate::intent::service::Service;
 use crate::intent::slice::{Slice, SliceKey};
 use crate::intent::{Key, Stamp};
-use rows::{Offered, frontends};
+use cover::{Cover, News};
+use rows::{Looked, Offered, frontends};
 use uses::Uses;
 
 /// What a frontend's address is to its Service.
@@ -82,11 +86,17 @@ pub(crate) struct Inputs {
     pub(crate) offers: Shared<OfferKey, Offer>,
     pub(crate) clusters: Shared<ClusterId, RemoteCluster>,
     pub(crate) health: Shared<Target, Health>,
+    /// Ranges that nothing leaves for in plaintext. Its owner marks it synced when what an earlier process left is known;
+    /// at once without encryption.
+    pub(crate) guarded: Shared<IpNet, ()>,
 }
 
 impl Inputs {
     pub(crate) fn synced(&self) -> Synced {
-        Synced { local: self.services.synced() && self.slices.synced(), offers: self.offers.synced() }
+        Synced {
+            local: self.services.synced() && self.slices.synced(),
+            offers: self.offers.synced() && self.guarded.synced(),
+        }
     }
 }
 
@@ -95,6 +105,7 @@ impl Inputs {
 pub(crate) struct Synced {
     /// Services and slices.
     pub(crate) local: bool,
+    /// With what decides whether they may be used.
     pub(crate) offers: bool,
 }
 
@@ -108,6 +119,7 @@ pub(crate) struct Changed {
     pub(crate) offers: Changes<OfferKey>,
     pub(crate) clusters: Changes<ClusterId>,
     pub(crate) health: Changes<Target>,
+    pub(crate) guarded: Changes<IpNet>,
 }
 
 /// The controller. Its output table holds the claims in force.
@@ -130,6 +142,10 @@ pub(crate) struct Controller {
     synced: Synced,
     /// Services to look at when more inputs are complete.
     waiting: BTreeSet<Key>,
+    /// `None`: traffic is not encrypted.
+    cover: Option<Cover>,
+    /// How many addresses of other clusters each Service may not use yet, since no range of the guard holds them.
+    withheld: BTreeMap<Key, usize>,
 }
 
 impl Controller {
@@ -145,7 +161,15 @@ impl Controller {
             adopted: BTreeSet::new(),
             synced: Synced::default(),
             waiting: BTreeSet::new(),
+            cover: None,
+            withheld: BTreeMap::new(),
         }
+    }
+
+    /// Traffic is encrypted: backends of clusters that these modes require it for are used when the guard knows them.
+    pub(crate) fn encrypting(mut self, modes: Modes) -> Controller {
+        self.cover = Some(Cover::new(self.inputs.guarded.clone(), modes));
+        self
     }
 
     /// Says what an earlier process left in the datapath.
@@ -180,6 +204,11 @@ impl Controller {
         match changed.health {
             Changes::Keys(targets) => keys.extend(targets.iter().flat_map(|t| self.uses.of_target(t)).cloned()),
             Changes::Reset => keys.extend(self.uses.keys().cloned()),
+        }
+        match self.cover.as_mut().map_or(News::None, |cover| cover.learn(&changed.guarded)) {
+            News::None => {}
+            News::More => keys.extend(self.withheld.keys().cloned()),
+            News::Fewer => keys.extend(self.uses.keys().cloned()),
         }
         let moved = self.moved(changed.clusters);
         keys.extend(moved.into_iter().flat_map(|cluster| self.uses.of_cluster(cluster)).cloned());
@@ -234,8 +263,11 @@ impl Controller {
             Some(service) => {
                 let slices = self.slices_of(key);
                 let offers = if service.global.is_some() { self.offers_of(key) } else { Vec::new() };
-                let health = |target: &Target| self.inputs.health.get(target).map(|h| h.alive);
-                let made = frontends(key, &service, &slices, &offers, &health, self.families);
+                let looked = Looked {
+                    health: &|target| self.inputs.health.get(target).map(|h| h.alive),
+                    covers: &|ip| self.cover.as_ref().is_none_or(|cover| cover.holds(ip)),
+                };
+                let made = frontends(key, &service, &slices, &offers, &looked, self.families);
                 if service.global.is_some() && made.rows.keys().any(|f| self.adopted.contains(f)) {
                     self.waiting.insert(key.clone());
                     return;
@@ -243,6 +275,7 @@ impl Controller {
                 made
             }
         };
+        self.withhold(key, made.withheld.len());
         self.watch(key, made.targets, made.clusters);
         let touched = self.claims.set(key, made.rows);
         self.lb.write(|t| {
@@ -270,8 +303,28 @@ impl Controller {
             let mine = t.iter_from(&first).take_while(|(k, _)| k.service == *key);
             mine.filter(|(_, offer)| offer.shared).map(|(k, offer)| (k.cluster, offer.clone())).collect()
         });
-        let stage = |id| self.inputs.clusters.get(&id).map(|c| c.stage).unwrap_or_default();
-        offers.into_iter().map(|(cluster, offer)| Offered { cluster, stage: stage(cluster), offer }).collect()
+        let offered = |(cluster, offer)| {
+            let row = self.inputs.clusters.get(&cluster);
+            let name = row.as_ref().map_or("", |row| row.info.origin.name.as_str());
+            let guarded = self.cover.as_ref().is_some_and(|cover| cover.asks(name));
+            Offered { cluster, stage: row.as_ref().map(|row| row.stage).unwrap_or_default(), guarded, offer }
+        };
+        offers.into_iter().map(offered).collect()
+    }
+
+    /// Remembers, and tells people.
+    fn withhold(&mut self, key: &Key, addresses: usize) {
+        let before =
+            if addresses == 0 { self.withheld.remove(key) } else { self.withheld.insert(key.clone(), addresses) };
+        match (before.unwrap_or_default(), addresses) {
+            (before, now) if before == now => {}
+            (_, 0) => tracing::info!(service = %key, "all its backends of other clusters are in encrypted ranges now"),
+            (_, now) => tracing::warn!(
+                service = %key,
+                addresses = now,
+                "backends of other clusters wait until the nodes that they are on are known, since traffic is encrypted"
+            ),
+        }
     }
 
     /// Remembers what the Service looks at, and tells the prober.

@@ -11,7 +11,7 @@ pub(crate) async fn run_services(mut controller: services::Controller) {
     let inputs = controller.inputs.clone();
     let (mut services, mut slices) = (inputs.services.reader(), inputs.slices.reader());
     let (mut offers, mut clusters) = (inputs.offers.reader(), inputs.clusters.reader());
-    let mut health = inputs.health.reader();
+    let (mut health, mut guarded) = (inputs.health.reader(), inputs.guarded.reader());
     loop {
         let synced = inputs.synced();
         let keys = controller.keys(services::Changed {
@@ -21,6 +21,7 @@ pub(crate) async fn run_services(mut controller: services::Controller) {
             offers: offers.changes(),
             clusters: clusters.changes(),
             health: health.changes(),
+            guarded: guarded.changes(),
         });
         controller.update(keys);
         // An input that became complete between the two looks wakes nobody any more.
@@ -33,6 +34,7 @@ pub(crate) async fn run_services(mut controller: services::Controller) {
             () = offers.changed() => {}
             () = clusters.changed() => {}
             () = health.changed() => {}
+            () = guarded.changed() => {}
         }
     }
 }

@@ -22,7 +22,17 @@ use crate::intent::{Key, Stamp};
 pub(super) struct Offered {
     pub(super) cluster: ClusterId,
     pub(super) stage: Stage,
+    /// Its backends may be used only where [`Looked::covers`] says so.
+    pub(super) guarded: bool,
     pub(super) offer: Arc<Offer>,
+}
+
+/// What is looked up about remote backends.
+pub(super) struct Looked<'a> {
+    /// What probes say, if anything.
+    pub(super) health: &'a dyn Fn(&Target) -> Option<bool>,
+    /// Nothing leaves for the address in plaintext.
+    pub(super) covers: &'a dyn Fn(IpAddr) -> bool,
 }
 
 /// The rows, and what they hang on.
@@ -33,6 +43,8 @@ pub(super) struct Made {
     pub(super) targets: BTreeMap<Target, Watched>,
     /// Clusters whose stage matters.
     pub(super) clusters: BTreeSet<ClusterId>,
+    /// Addresses of other clusters that may not be used yet.
+    pub(super) withheld: BTreeSet<IpAddr>,
 }
 
 /// Whose traffic a row must keep on the node, as far as the choice of backends goes.
@@ -45,13 +57,13 @@ enum Policy {
     InternalLocal,
 }
 
-/// `offers`: empty unless the Service is global. `health`: what probes say, if anything.
+/// `offers`: empty unless the Service is global.
 pub(super) fn frontends(
     key: &Key,
     service: &Service,
     slices: &[Arc<Slice>],
     offers: &[Offered],
-    health: &dyn Fn(&Target) -> Option<bool>,
+    looked: &Looked<'_>,
     families: Families,
 ) -> Made {
     let mut made = Made { clusters: offers.iter().map(|o| o.cluster).collect(), ..Made::default() };
@@ -64,7 +76,8 @@ pub(super) fn frontends(
     let seen = newest(slices, offers);
     for port in &service.ports {
         for v4 in [true, false] {
-            let candidates = Candidates::of(port, slices, offers, health, v4);
+            let mut candidates = Candidates::of(port, slices, offers, looked, v4);
+            made.withheld.append(&mut candidates.withheld);
             for (kind, ips) in addresses {
                 for ip in ips.iter().filter(|ip| ip.is_ipv4() == v4 && families.has(**ip)) {
                     let external = kind != AddressKind::ClusterIp;
@@ -117,16 +130,11 @@ impl Made {
 struct Candidates {
     local: Local,
     remote: Vec<Remote>,
+    withheld: BTreeSet<IpAddr>,
 }
 
 impl Candidates {
-    fn of(
-        port: &Port,
-        slices: &[Arc<Slice>],
-        offers: &[Offered],
-        health: &dyn Fn(&Target) -> Option<bool>,
-        v4: bool,
-    ) -> Candidates {
+    fn of(port: &Port, slices: &[Arc<Slice>], offers: &[Offered], looked: &Looked<'_>, v4: bool) -> Candidates {
         let mut local = Local::default();
         for slice in slices {
             for (addr, e) in endpoints(slice, port, v4) {
@@ -141,9 +149,14 @@ impl Candidates {
         // An endpoint may stand in two slices while it moves between them.
         local.draining.retain(|b| !local.ready.contains(b));
         let mut remote: BTreeMap<(SocketAddr, ClusterId), Remote> = BTreeMap::new();
-        for Offered { cluster, stage, offer } in offers {
+        let mut withheld = BTreeSet::new();
+        for Offered { cluster, stage, guarded, offer } in offers {
             for (addr, e) in offer.slices.iter().flat_map(|slice| endpoints(slice, port, v4)) {
                 if !(e.ready || e.draining) || !programmable(addr) || offer.is_foreign(e.address) {
+                    continue;
+                }
+                if *guarded && !(looked.covers)(e.address) {
+                    withheld.insert(e.address);
                     continue;
                 }
                 let one = remote.entry((addr, *cluster)).or_insert_with(|| Remote {
@@ -151,12 +164,12 @@ impl Candidates {
                     cluster: *cluster,
                     stage: *stage,
                     draining: true,
-                    alive: health(&Target { addr, proto: port.proto }),
+                    alive: (looked.health)(&Target { addr, proto: port.proto }),
                 });
                 one.draining &= !e.ready;
             }
         }
-        Candidates { local, remote: remote.into_values().collect() }
+        Candidates { local, remote: remote.into_values().collect(), withheld }
     }
 
     /// KEP-1669: draining backends serve when no ready one can, judged among the local ones for local traffic policies.

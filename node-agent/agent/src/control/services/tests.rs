@@ -20,6 +20,7 @@ impl World {
         w.c.inputs.services.mark_synced();
         w.c.inputs.slices.mark_synced();
         w.c.inputs.offers.mark_synced();
+        w.c.inputs.guarded.mark_synced();
         w.synced();
         w
     }
@@ -32,6 +33,7 @@ impl World {
             offers: Shared::default(),
             clusters: Shared::default(),
             health: Shared::default(),
+            guarded: Shared::default(),
         };
         World { c: Controller::new(inputs, &Shared::default(), BOTH) }
     }
@@ -221,6 +223,7 @@ fn nothing() -> Changed {
         offers: Changes::Keys(vec![]),
         clusters: Changes::Keys(vec![]),
         health: Changes::Keys(vec![]),
+        guarded: Changes::Keys(vec![]),
     }
 }
 

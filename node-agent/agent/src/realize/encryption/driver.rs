@@ -29,6 +29,9 @@ pub(crate) const DEVICE: &str = "cilium_wg0";
 /// How often a handshake that came to nothing is begun again. WireGuard itself gives one up after 90 s.
 const WARM_AGAIN: Duration = Duration::from_secs(5);
 
+/// How long a range stays guarded after the last node that has it is gone: Services may lead there still.
+const GUARD_LINGER: Duration = Duration::from_secs(30);
+
 /// How often routes and rules are compared with the kernel's although nothing has changed.
 const STEER_AGAIN: Duration = Duration::from_secs(10);
 
@@ -111,6 +114,8 @@ pub(crate) struct Report {
     pub(crate) phase: Option<Phase>,
     pub(crate) lagging: Vec<PeerName>,
     pub(crate) guard_rows: usize,
+    /// Ranges that nothing leaves for in plaintext, and that somebody wants; absent until the guard's map was read.
+    pub(crate) covered: Option<Arc<BTreeSet<IpNet>>>,
     /// What went wrong in this pass.
     pub(crate) errors: Vec<String>,
     /// What keeps pods from starting, if something does.
@@ -137,8 +142,10 @@ pub(crate) struct Driver {
     granted: Option<Duration>,
     /// Rows of the guard in the map; absent until they were read.
     rows: Option<BTreeMap<IpNet, EncryptEntry>>,
-    /// Those that this process has wanted.
-    wished: BTreeSet<IpNet>,
+    /// Those that this process has wanted, and since when it no longer does.
+    wished: BTreeMap<IpNet, Option<Duration>>,
+    /// [`Report::covered`], until a row changes.
+    covered: Option<Arc<BTreeSet<IpNet>>>,
     /// Interfaces of the device that carry the datapath's program.
     attached: BTreeSet<u32>,
     /// What the device held at last.
@@ -171,7 +178,8 @@ impl Driver {
             unstored: false,
             granted: None,
             rows: None,
-            wished: BTreeSet::new(),
+            wished: BTreeMap::new(),
+            covered: None,
             attached: BTreeSet::new(),
             held: Actual::default(),
             confirmed: BTreeSet::new(),
@@ -260,31 +268,45 @@ impl Driver {
         }
         let Some(rows) = &mut self.rows else { return };
         for (prefix, row) in wanted {
-            self.wished.insert(prefix);
+            if self.wished.insert(prefix, None) != Some(None) {
+                self.covered = None;
+            }
             if rows.get(&prefix) == Some(&row) {
                 continue;
             }
             match guard.set(prefix, row) {
                 Ok(()) => {
                     rows.insert(prefix, row);
+                    self.covered = None;
                 }
                 Err(error) => failed(format!("guarding {prefix}: {error}")),
             }
         }
     }
 
-    /// Rows that nobody wants go last. What an earlier process left goes when everything is known.
-    fn drop_rows(&mut self, intent: &Intent, report: &mut Report) {
+    /// Rows that nobody wants go last, and not before those who send there have heard of it. What an earlier process left
+    /// goes when everything is known.
+    fn drop_rows(&mut self, now: Clock, intent: &Intent, report: &mut Report) {
         let wanted = report.wanted.guard(&report.exempt);
         let Some(rows) = &mut self.rows else { return };
-        let stale =
-            |prefix: &&IpNet| !wanted.contains_key(prefix) && (intent.complete() || self.wished.contains(prefix));
-        let gone: Vec<IpNet> = rows.keys().filter(stale).copied().collect();
+        for (_, since) in self.wished.iter_mut().filter(|(prefix, _)| !wanted.contains_key(*prefix)) {
+            if since.is_none() {
+                *since = Some(now.steady);
+                self.covered = None;
+            }
+        }
+        let stale = |(prefix, row): &(&IpNet, &EncryptEntry)| match self.wished.get(*prefix) {
+            _ if wanted.contains_key(*prefix) => false,
+            Some(Some(since)) => **row == EncryptEntry::Plain || now.steady >= since.saturating_add(GUARD_LINGER),
+            Some(None) | None => intent.complete(),
+        };
+        let gone: Vec<IpNet> = rows.iter().filter(stale).map(|(prefix, _)| *prefix).collect();
         for prefix in gone {
             match self.guard.delete(prefix) {
                 Ok(()) => {
                     rows.remove(&prefix);
                     self.wished.remove(&prefix);
+                    self.covered = None;
                 }
                 Err(error) => report.errors.push(format!("no longer guarding {prefix}: {error}")),
             }
@@ -343,7 +365,7 @@ impl Driver {
             self.announcement = Some(rotation.announcement());
         }
         self.steer(now, intent, &snapshot, report);
-        self.drop_rows(intent, report);
+        self.drop_rows(now, intent, report);
         Ok(())
     }
 
@@ -535,7 +557,21 @@ impl Driver {
         }
     }
 
-    fn finish(&self, mut report: Report) -> Report {
+    /// Rows in the map that keep packets in, but for those that only linger.
+    fn cover(&mut self) -> Option<Arc<BTreeSet<IpNet>>> {
+        let rows = self.rows.as_ref()?;
+        let keeps = |(prefix, row): &(&IpNet, &EncryptEntry)| {
+            let lingers = matches!(self.wished.get(*prefix), Some(Some(_)));
+            matches!(row, EncryptEntry::RemotePods | EncryptEntry::RemoteNode { .. }) && !lingers
+        };
+        let covered = self.covered.take();
+        let covered =
+            covered.unwrap_or_else(|| Arc::new(rows.iter().filter(keeps).map(|(prefix, _)| *prefix).collect()));
+        self.covered = Some(covered.clone());
+        Some(covered)
+    }
+
+    fn finish(&mut self, mut report: Report) -> Report {
         if let Some(rotation) = &self.rotation {
             let keys = rotation.keys();
             let role = |epoch: u32| match epoch.cmp(&keys.current.epoch) {
@@ -551,6 +587,7 @@ impl Driver {
         }
         report.totals = self.tally.totals();
         report.guard_rows = self.rows.as_ref().map_or(0, BTreeMap::len);
+        report.covered = self.cover();
         report.announcement.clone_from(&self.announcement);
         report
     }

@@ -241,10 +241,36 @@ fn the_guard_comes_first_and_the_routes_last() {
     assert_eq!(bed.world.take_notes(), [] as [&str; 0], "nothing to do");
     bed.intent.nodes.clear();
     bed.pass();
-    assert_eq!(
-        bed.world.take_notes(),
-        ["device removePeer", "routes 0 and no others", "unguard 10.0.0.2/32", "unguard 10.1.2.0/24"]
-    );
+    assert_eq!(bed.world.take_notes(), ["device removePeer", "routes 0 and no others"]);
+    let mut notes_after = |seconds| {
+        bed.pass_after(seconds);
+        let notes = bed.world.take_notes();
+        notes.into_iter().filter(|note| !note.starts_with("routes")).collect::<Vec<_>>()
+    };
+    assert_eq!(notes_after(29), [] as [&str; 0], "whoever sends there may not have heard of it");
+    assert_eq!(notes_after(1), ["unguard 10.0.0.2/32", "unguard 10.1.2.0/24"]);
+}
+
+#[test]
+fn what_is_covered_is_what_the_map_has_and_somebody_wants() {
+    let covered = |report: &Report| {
+        let ranges: Vec<String> = report.covered.as_ref().unwrap().iter().map(ToString::to_string).collect();
+        ranges.join(" ")
+    };
+    let mut bed = Bed::new().node(2);
+    let with_node = "10.0.0.2/32 10.1.2.0/24";
+    assert_eq!(covered(&bed.pass()), with_node, "not the own pods: they are no backends of others");
+    bed.world.device.lock().unwrap().gone = true;
+    assert_eq!(covered(&bed.pass()), with_node, "the guard holds without a device");
+    bed.world.device.lock().unwrap().restart();
+    let nodes = std::mem::take(&mut bed.intent.nodes);
+    assert_eq!(covered(&bed.pass()), "", "before the rows go");
+    assert_eq!(bed.world.rows().unwrap().len(), 3);
+    bed.pass_after(20);
+    bed.intent.nodes = nodes;
+    assert_eq!(covered(&bed.pass()), with_node, "it is back in time");
+    assert_eq!(covered(&bed.pass_after(40)), with_node);
+    assert_eq!(bed.world.rows().unwrap().len(), 3);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Services that have backends in other clusters.
 
 use super::*;
+use crate::control::encryption::Mode;
 use crate::intent::slice::{SliceEndpoint, SlicePort};
 use causeway_datapath_loader::Proto;
 use causeway_mesh_remote::RemoteInfo;
@@ -71,6 +72,26 @@ impl World {
             None => self.c.inputs.health.delete(&target),
         };
         self.tell(Changed { health: Changes::Keys(vec![target]), ..nothing() })
+    }
+
+    /// As [`World::new`], with encryption and these modes of other clusters.
+    fn encrypting(modes: &str) -> World {
+        let mut w = World::new();
+        w.c = w.c.encrypting(Modes::parse(Mode::Required, modes).unwrap());
+        w
+    }
+
+    /// Ranges come or go. Gives how many Services were looked at.
+    fn guard(&mut self, ranges: &[&str], on: bool) -> usize {
+        let ranges: Vec<IpNet> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        for range in &ranges {
+            if on {
+                self.c.inputs.guarded.set(*range, ())
+            } else {
+                self.c.inputs.guarded.delete(range)
+            };
+        }
+        self.tell(Changed { guarded: Changes::Keys(ranges), ..nothing() })
     }
 
     /// What the prober is to watch; `!` where proof is wanted.
@@ -343,6 +364,7 @@ fn what_an_earlier_process_left_stays_until_the_mesh_has_spoken() {
     assert!(!w.table().contains("web"), "other clusters may still come");
     assert_eq!(w.tell(nothing()), 0, "who waits is not looked at for nothing");
     w.c.inputs.offers.mark_synced();
+    w.c.inputs.guarded.mark_synced();
     assert_eq!(w.tell(nothing()), 1);
     assert_eq!(w.backends("10.96.0.1"), BOTH_CLUSTERS);
     assert!(w.c.lb.synced());
@@ -399,4 +421,49 @@ fn changes_one_by_one_and_the_end_alone_give_the_same() {
         assert_eq!(w.table(), fresh.table(), "seed {seed}");
         assert_eq!(w.watched(), fresh.watched(), "seed {seed}");
     }
+}
+
+#[test]
+fn with_encryption_backends_wait_for_a_guarded_range() {
+    let mut w = World::encrypting("c3=off,*=required");
+    w.stage(2, Stage::Fresh);
+    w.stage(3, Stage::Fresh);
+    w.annotated("web", &[GLOBAL], spec(serde_json::json!({})), &[]);
+    local(&mut w, "ready");
+    let frontend = "10.96.0.1:80/TCP";
+    w.offer("web", 2, vec![slice_of(&[HTTP], &[("10.2.0.2", "ready"), ("10.2.1.2", "ready")])]);
+    assert_eq!(w.backends(frontend), LOCAL, "where cluster 2 is, nobody knows yet");
+    assert_eq!(w.watched(), "", "and nobody is to probe");
+    assert_eq!(w.guard(&["10.9.0.0/16"], true), 1, "those who wait look again");
+    assert_eq!(w.backends(frontend), LOCAL);
+    w.guard(&["10.2.0.0/24"], true);
+    assert_eq!(w.backends(frontend), BOTH_CLUSTERS);
+    w.guard(&["10.0.0.0/8"], true);
+    assert_eq!(w.backends(frontend), format!("{BOTH_CLUSTERS} 10.2.1.2:8080@2"));
+    assert_eq!(w.guard(&["10.3.0.0/24"], true), 0, "nobody waits any more");
+    w.guard(&["10.0.0.0/8"], false);
+    assert_eq!(w.backends(frontend), BOTH_CLUSTERS);
+    w.offer("web", 2, vec![]);
+    w.offer("web", 3, vec![slice_of(&[HTTP], &[("10.4.0.2", "ready")])]);
+    assert_eq!(w.backends(frontend), format!("{LOCAL} 10.4.0.2:8080@3"), "its mode is off");
+}
+
+#[test]
+fn after_a_restart_what_is_guarded_is_waited_for() {
+    let mut w = World::unsynced();
+    w.c = w.c.encrypting(Modes::parse(Mode::Required, "").unwrap());
+    w.c = w.c.adopting([Frontend { addr: "10.96.0.1".parse().unwrap(), port: 80, proto: Proto::Tcp }]);
+    w.annotated("web", &[GLOBAL], spec(serde_json::json!({})), &[]);
+    w.c.inputs.services.mark_synced();
+    w.c.inputs.slices.mark_synced();
+    w.c.inputs.offers.mark_synced();
+    w.stage(2, Stage::Fresh);
+    w.offer("web", 2, vec![slice_of(&[HTTP], &[("10.2.0.2", "ready")])]);
+    check(&w, "");
+    assert!(!w.c.lb.synced(), "what is in the datapath stays");
+    w.guard(&["10.2.0.0/24"], true);
+    w.c.inputs.guarded.mark_synced();
+    w.synced();
+    assert_eq!(w.backends("10.96.0.1:80/TCP"), "10.2.0.2:8080@2");
+    assert!(w.c.lb.synced());
 }
