@@ -38,8 +38,8 @@ use steering::Steering;
 /// How often a pass is made although nothing was told: what the device sees (handshakes, another process) comes unasked.
 const TICK: Duration = Duration::from_secs(1);
 
-/// While a rotation is under way.
-const ROTATING_TICK: Duration = Duration::from_millis(200);
+/// While a rotation is under way, and after the device was told something.
+const CHANGING_TICK: Duration = Duration::from_millis(200);
 
 /// A look at a peer costs the device, the socket and us about so much; a tick takes at least that for all, a fraction of a
 /// CPU with thousands of nodes.
@@ -177,9 +177,9 @@ impl Task {
                 }
                 other
             });
-            let peers = report.wanted.peers.len();
+            let (peers, changed) = (report.wanted.peers.len(), report.changed);
             sender.send_replace(Arc::new(report));
-            let tick = if driver.is_rotating() { ROTATING_TICK } else { TICK };
+            let tick = if changed || driver.is_rotating() { CHANGING_TICK } else { TICK };
             let tick = tick.max(TICK_PER_PEER * u32::try_from(peers).unwrap_or(u32::MAX));
             tokio::select! {
                 () = readers.0.changed() => tokio::time::sleep(GATHER).await,

@@ -120,6 +120,8 @@ pub(crate) struct Report {
     pub(crate) errors: Vec<String>,
     /// What keeps pods from starting, if something does.
     pub(crate) unready: Option<String>,
+    /// The device was told something: what comes of it is seen by the next pass.
+    pub(crate) changed: bool,
     /// To be told to the other nodes; absent until the device holds the keys.
     pub(crate) announcement: Option<Announcement>,
 }
@@ -152,7 +154,8 @@ pub(crate) struct Driver {
     held: Actual,
     confirmed: BTreeSet<PeerName>,
     announcement: Option<Announcement>,
-    warmed: Option<Duration>,
+    /// When handshakes with a peer were last begun by us.
+    warmed: BTreeMap<PeerName, Duration>,
     steered: Option<(Duration, Paths, bool)>,
     tally: Tally,
 }
@@ -184,7 +187,7 @@ impl Driver {
             held: Actual::default(),
             confirmed: BTreeSet::new(),
             announcement: None,
-            warmed: None,
+            warmed: BTreeMap::new(),
             steered: None,
             tally: Tally::default(),
         }
@@ -343,7 +346,8 @@ impl Driver {
         report.ifindex = ensured.ifindex;
         if ensured.fresh {
             tracing::info!(device = spec.name, ifindex = ensured.ifindex, mtu = spec.mtu, "WireGuard device made");
-            (self.warmed, self.steered) = (None, None);
+            self.steered = None;
+            self.warmed.clear();
             self.attached.clear();
         }
         let snapshot = self.device.snapshot()?;
@@ -355,6 +359,8 @@ impl Driver {
         self.rotate_step(now, intent, &snapshot, report);
         let (desired, mut changes) = self.changes(intent, &snapshot, report);
         changes.extend(self.warm(now, &desired, &snapshot, report));
+        self.began(now, &desired, &changes);
+        report.changed = !changes.is_empty();
         let applied = if changes.is_empty() { Ok(()) } else { self.device.apply(changes) };
         self.confirmed = confirmed_peers(&desired, &snapshot);
         self.tally.observe(&snapshot);
@@ -498,21 +504,17 @@ impl Driver {
     /// Handshakes that came to nothing are begun again now and then: on links that are better than the one in use; where
     /// nothing else makes packets go by the tunnel; and with peers that there never was a session with, so that it shows
     /// whether there can be one before somebody needs it.
-    fn warm(&mut self, now: Clock, desired: &Desired, snapshot: &Snapshot, report: &Report) -> Vec<Change> {
-        if self.warmed.is_some_and(|last| now.steady < last.saturating_add(WARM_AGAIN)) {
-            return Vec::new();
-        }
-        // A device that was made just now gets its peers in this pass, and is asked to knock in the next one: other nodes may
-        // still send on sessions that it has forgotten.
-        if snapshot.actual.peers.is_empty() {
-            return Vec::new();
-        }
-        self.warmed = Some(now.steady);
+    fn warm(&self, now: Clock, desired: &Desired, snapshot: &Snapshot, report: &Report) -> Vec<Change> {
         let Some(rotation) = &self.rotation else { return Vec::new() };
         let own = rotation.keys().publics();
         let mut changes = Vec::new();
         for (name, wanted) in &report.wanted.peers {
+            // A peer that was added just now is knocked at in the next pass: it may still send on a session that a new device
+            // does not have.
             let (Some(peer), Some(old)) = (desired.peers.get(name), snapshot.actual.peers.get(name)) else { continue };
+            if self.warmed.get(name).is_some_and(|last| now.steady < last.saturating_add(WARM_AGAIN)) {
+                continue;
+            }
             let stats = snapshot.stats.get(name);
             let all = links(&own, &RemoteKeys::from(&wanted.keys));
             let knock = report.exempt.contains(name) || !has_met(stats);
@@ -521,6 +523,16 @@ impl Driver {
             changes.extend(again.map(|link| Change::AddLink { peer: name.clone(), link: *link }));
         }
         changes
+    }
+
+    /// Remembers with whom handshakes are begun.
+    fn began(&mut self, now: Clock, desired: &Desired, changes: &[Change]) {
+        self.warmed.retain(|name, _| desired.peers.contains_key(name));
+        for change in changes {
+            if let Change::AddLink { peer, .. } = change {
+                self.warmed.insert(peer.clone(), now.steady);
+            }
+        }
     }
 
     fn steer(&mut self, now: Clock, intent: &Intent, snapshot: &Snapshot, report: &mut Report) {

@@ -252,6 +252,26 @@ fn the_guard_comes_first_and_the_routes_last() {
 }
 
 #[test]
+fn a_peer_that_comes_later_is_knocked_at_as_soon() {
+    let mut bed = Bed::new().node(2);
+    let knocks = |bed: &mut Bed| {
+        let changed = bed.pass_after(1).changed;
+        (changed, bed.world.take_notes().iter().filter(|note| *note == "device addLink").count())
+    };
+    assert!(bed.pass().changed, "the peer");
+    bed.world.take_notes();
+    assert_eq!(knocks(&mut bed), (true, 1));
+    bed.intent.nodes.push(node(3));
+    assert_eq!(knocks(&mut bed), (true, 0), "another peer, of a cluster that is read more slowly");
+    assert_eq!(knocks(&mut bed), (true, 1));
+    assert_eq!(knocks(&mut bed), (false, 0));
+    assert_eq!(knocks(&mut bed), (false, 0));
+    assert_eq!(knocks(&mut bed), (true, 1), "5 s after the first, the first again");
+    assert_eq!(knocks(&mut bed), (false, 0));
+    assert_eq!(knocks(&mut bed), (true, 1), "and the second");
+}
+
+#[test]
 fn what_is_covered_is_what_the_map_has_and_somebody_wants() {
     let covered = |report: &Report| {
         let ranges: Vec<String> = report.covered.as_ref().unwrap().iter().map(ToString::to_string).collect();
