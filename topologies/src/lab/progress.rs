@@ -24,13 +24,20 @@ impl Progress {
     }
 }
 
+/// How many times longer than usual everything may take, from the variable `LAB_PATIENCE`: an emulated machine is
+/// slow. 1 without it.
+fn patience() -> u32 {
+    let given = std::env::var("LAB_PATIENCE").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or(1).clamp(1, 1000)
+}
+
 /// Looks at a condition until it holds. `look` returns the value, or the reason why it is not there yet.
 pub(crate) fn wait_for<T>(
     what: &str,
     limit: Duration,
     mut look: impl FnMut() -> Result<std::result::Result<T, String>>,
 ) -> Result<T> {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), limit * patience());
     loop {
         match look()? {
             Ok(value) => return Ok(value),
