@@ -33,6 +33,8 @@ struct Stored<S> {
     slots: S,
 }
 
+type Watches = BTreeMap<(usize, PublicKey), Watch>;
+
 type Seen = [Option<Observed>; SLOTS];
 
 /// WireGuard by the kernel. `DeviceSpec::addresses` is not used: its sockets take every address.
@@ -45,7 +47,7 @@ pub struct Kernel<W: Wire = Netlink> {
     spec: Option<DeviceSpec>,
     slots: Slots,
     keys: BTreeMap<PublicKey, PrivateKey>,
-    watches: BTreeMap<(usize, PublicKey), Watch>,
+    watches: Watches,
     ifindexes: [u32; SLOTS],
     /// Interfaces that have their MTU and are on: index and MTU.
     configured: BTreeMap<usize, (u32, u32)>,
@@ -151,7 +153,7 @@ impl<W: Wire> Kernel<W> {
         self.watch(seen);
         let (now, watches) = (self.wire.now().steady, &self.watches);
         let confirmed = |slot, key| watches.get(&(slot, key)).is_some_and(|watch| watch.confirmed(now));
-        self.slots.settle(confirmed, &mut ops);
+        self.slots.settle(confirmed, at_rest(watches, now), &mut ops);
         self.try_next(&mut ops);
         if let Err(error) = self.run(ops) {
             tracing::warn!(%error, "WireGuard interfaces are not as they should be");
@@ -400,7 +402,7 @@ impl<W: Wire> Device for Kernel<W> {
                 _ => {}
             }
         }
-        self.slots.tidy(&mut ops);
+        self.slots.tidy(at_rest(&self.watches, now), &mut ops);
         self.run(ops)?;
         unfit.map_or(Ok(()), Err)
     }
@@ -451,6 +453,10 @@ impl<W: Wire> Device for Kernel<W> {
         let _ = std::fs::remove_file(&self.names);
         Ok(())
     }
+}
+
+fn at_rest(watches: &Watches, now: Duration) -> impl Fn(usize, PublicKey) -> bool {
+    move |slot, key| watches.get(&(slot, key)).is_none_or(|watch| watch.at_rest(now))
 }
 
 /// Updates of one peer that do nothing but add, or nothing but remove, prefixes.

@@ -22,6 +22,10 @@
 //! 2. After a snapshot has told so, a handshake is started where no packet did, by peers' old addresses.
 //! 3. When it stands (or the old session does not), the old peer goes, and the interface with its last peer.
 //!
+//! A peer goes home when its session is at rest, and stays where it is as long as it is not. For the other side's kernel takes
+//! the new port as soon as it hears a handshake from there, and the new session a round trip later, with the first packet
+//! in it; what it sends in between belongs to the old session and arrives at the interface that does not know it.
+//!
 //! Two ends that did so at the same time would each shake hands with what the other is about to remove: while the peer is
 //! not at its announced port itself, the side with the larger key waits.
 
@@ -318,8 +322,14 @@ impl Slots {
         }
     }
 
-    /// Helps peers on their way home along. `confirmed`: a session of this slot and key stands.
-    pub(crate) fn settle(&mut self, confirmed: impl Fn(usize, PublicKey) -> bool, ops: &mut Vec<Op>) {
+    /// Helps peers on their way home along. `confirmed`: a session of this slot and key stands. `at_rest`: and nobody would
+    /// miss it for a moment.
+    pub(crate) fn settle(
+        &mut self,
+        confirmed: impl Fn(usize, PublicKey) -> bool,
+        at_rest: impl Fn(usize, PublicKey) -> bool,
+        ops: &mut Vec<Op>,
+    ) {
         for state in self.peers.values_mut() {
             let on_way = |(link, place): (&Link, &Option<Place>)| Some((*link, (*place)?.leaving?));
             let on_way: Vec<(Link, (usize, Stage))> = state.links.iter().filter_map(on_way).collect();
@@ -339,7 +349,7 @@ impl Slots {
                 }
             }
         }
-        self.tidy(ops);
+        self.tidy(at_rest, ops);
     }
 
     /// The session that was tried for at the present address did not come to stand: on to the next. `tries`: how many were
@@ -452,7 +462,7 @@ impl Slots {
     }
 
     /// Closes interfaces that nobody is on, gives links that wait their slots, and begins the way home of those that can go.
-    pub(crate) fn tidy(&mut self, ops: &mut Vec<Op>) {
+    pub(crate) fn tidy(&mut self, at_rest: impl Fn(usize, PublicKey) -> bool, ops: &mut Vec<Op>) {
         let mut used = [0usize; SLOTS];
         for (slot, _) in self.peers.values().flat_map(PeerState::places) {
             used[slot] += 1;
@@ -475,7 +485,7 @@ impl Slots {
         }
         let home = self.slots[0];
         for state in self.peers.values_mut().filter(|state| !state.has(0)) {
-            go_home(state, home, ops);
+            go_home(state, home, &at_rest, ops);
         }
     }
 
@@ -490,10 +500,16 @@ impl Slots {
     }
 }
 
-fn go_home(state: &mut PeerState, home: Option<PublicKey>, ops: &mut Vec<Op>) {
+fn go_home(
+    state: &mut PeerState,
+    home: Option<PublicKey>,
+    at_rest: impl Fn(usize, PublicKey) -> bool,
+    ops: &mut Vec<Op>,
+) {
     let may = |link: &Link, place: &Place| {
         let peer_is_home = place.at.port() == state.endpoint.port();
-        Some(link.own) == home && place.leaving.is_none() && (peer_is_home || link.own < link.remote)
+        let turn = peer_is_home || link.own < link.remote;
+        Some(link.own) == home && place.leaving.is_none() && turn && at_rest(place.slot, link.remote)
     };
     let goes = state.links.iter().filter_map(|(link, place)| Some((*link, (*place)?)));
     let Some((link, old)) = goes.filter(|(link, place)| may(link, place)).max_by_key(|(link, _)| *link == state.active)

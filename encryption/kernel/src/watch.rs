@@ -13,6 +13,9 @@ const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// WireGuard's Rekey-Timeout: the kernel repeats a handshake no sooner, so an attempt needs that long to fail.
 const TRY_FOR: Duration = Duration::from_secs(5);
 
+/// Longer than what a connection that is in use pauses for, and than an agent's passes are apart.
+pub(crate) const AT_REST: Duration = Duration::from_secs(2);
+
 /// One peer of one interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Watch {
@@ -32,6 +35,8 @@ struct Seen {
     received: Option<Duration>,
     tx_bytes: u64,
     looked: Duration,
+    /// Since then nothing was sent or received, as far as was looked.
+    still: Duration,
     /// What had been sent when the present try began, and when that was.
     try_from: (u64, Duration),
 }
@@ -48,11 +53,13 @@ impl Watch {
                 received: None,
                 tx_bytes: peer.tx_bytes,
                 looked: now,
+                still: now,
                 try_from: (peer.tx_bytes, now),
             },
             Some(old) => {
                 let since = now.saturating_sub(old.looked);
                 let renewed = peer.last_handshake.is_some() && peer.last_handshake != old.last_handshake;
+                let moved = (peer.rx_bytes, peer.tx_bytes) != (old.rx_bytes, old.tx_bytes);
                 let age = peer.last_handshake.map_or(since, by_wall).min(since);
                 Seen {
                     last_handshake: peer.last_handshake,
@@ -62,6 +69,7 @@ impl Watch {
                     received: if peer.rx_bytes > old.rx_bytes { Some(now) } else { old.received },
                     tx_bytes: peer.tx_bytes,
                     looked: now,
+                    still: if moved { now } else { old.still },
                     try_from: old.try_from,
                 }
             }
@@ -76,6 +84,12 @@ impl Watch {
     /// A session stands: the kernel counts a handshake only when the other side has proven that it has the keys.
     pub(crate) fn confirmed(&self, now: Duration) -> bool {
         self.seen.as_ref().is_some_and(|seen| seen.confirmed(now))
+    }
+
+    /// Nobody would miss the session for a moment: there is none, or nothing goes by it.
+    pub(crate) fn at_rest(&self, now: Duration) -> bool {
+        let rests = |seen: &Seen| !seen.confirmed(now) || seen.looked >= seen.still.saturating_add(AT_REST);
+        self.seen.as_ref().is_none_or(rests)
     }
 
     /// Whether the address that is tried has had its time: without a session something was sent, which can only have been
@@ -161,6 +175,23 @@ mod tests {
         assert_eq!(watch.stats(s(12)).handshake_age_ms, Some(0));
         watch.look(s(13), s(100_000), &counted(Some(6), 1, 1));
         assert_eq!(watch.stats(s(13)).handshake_age_ms, Some(1000), "it came after the last look");
+    }
+
+    #[test]
+    fn a_session_is_at_rest_when_nothing_was_counted_for_a_while() {
+        let mut watch = Watch::default();
+        assert!(watch.at_rest(s(0)), "it is not there");
+        watch.look(s(10), s(10), &counted(None, 0, 148));
+        assert!(watch.at_rest(s(10)), "there is no session");
+        watch.look(s(11), s(11), &counted(Some(11), 92, 148));
+        assert!(!watch.at_rest(s(11)));
+        assert!(!watch.at_rest(s(20)), "nobody looked since");
+        watch.look(s(12), s(12), &counted(Some(11), 92, 148));
+        assert!(!watch.at_rest(s(12)));
+        watch.look(s(13), s(13), &counted(Some(11), 92, 148));
+        assert!(watch.at_rest(s(13)));
+        watch.look(s(14), s(14), &counted(Some(11), 192, 148));
+        assert!(!watch.at_rest(s(14)));
     }
 
     #[test]

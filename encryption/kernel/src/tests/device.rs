@@ -143,12 +143,17 @@ fn a_rotation_of_ours() {
     let snapshot = node.pass();
     assert_eq!((snapshot.ifindex, snapshot.stats[&name(101)].ifindex), (11, second.index));
 
+    node.device.wire().interfaces.get_mut("cilium_wg1").unwrap().peers.get_mut(&key).unwrap().tx_bytes += 1000;
+    node.pass();
     node.device
         .apply(vec![
             Change::RemoveLink { peer: name(101), link: link(1, 101) },
             Change::RemoveIdentity { public: public(1) },
         ])
         .unwrap();
+    assert_eq!(node.pass().stats[&name(101)].ifindex, second.index, "it stays while packets go by it");
+    node.device.wire().now += Duration::from_secs(2);
+    assert_eq!(node.pass().stats[&name(101)].ifindex, 11);
     let first = node.device.wire().interfaces["cilium_wg0"].clone();
     assert_eq!((first.index, first.private.as_ref()), (11, Some(private(2).as_bytes())), "the same interface");
     assert_eq!((first.port, first.peers[&key].kicks), (51871, 0));

@@ -134,13 +134,22 @@ pub(super) struct KernelPeer {
     pub(super) keepalive_s: u16,
     pub(super) prefixes: BTreeSet<IpNet>,
     pub(super) last_handshake: Option<Duration>,
+    pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
     /// How often something was sent because a keepalive was switched on.
     pub(super) kicks: u32,
     /// Numbers of the sessions that it can read, the newest last.
     pub(super) sessions: Vec<u32>,
+    /// That of a handshake that the other side began, until its first packet in it: not sent on before.
+    pub(super) next: Option<u32>,
     /// A handshake is wanted since then, and was sent then.
     pub(super) trying: Option<(Duration, Option<Duration>)>,
+}
+
+impl KernelPeer {
+    pub(super) fn reads(&self, session: u32) -> bool {
+        self.sessions.contains(&session) || self.next == Some(session)
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -299,7 +308,7 @@ fn dump(key: Key, whole: Option<&KernelPeer>, prefixes: &[&IpNet]) -> Vec<u8> {
         let last = whole.last_handshake.unwrap_or_default();
         let time = [last.as_secs().to_ne_bytes(), u64::from(last.subsec_nanos()).to_ne_bytes()].concat();
         attribute(&mut peer, 6, &time);
-        attribute(&mut peer, 7, &0u64.to_ne_bytes());
+        attribute(&mut peer, 7, &whole.rx_bytes.to_ne_bytes());
         attribute(&mut peer, 8, &whole.tx_bytes.to_ne_bytes());
     }
     let mut list = Vec::new();

@@ -12,7 +12,7 @@ use crate::slots::{Op, SLOTS, Slots, candidate};
 fn apply(slots: &mut Slots, change: &Change) -> Vec<Op> {
     let mut ops = Vec::new();
     slots.change(change, &mut ops).unwrap();
-    slots.tidy(&mut ops);
+    slots.tidy(|_, _| true, &mut ops);
     ops
 }
 
@@ -137,7 +137,7 @@ fn home_in_three_steps() {
     );
     let settle = |slots: &mut Slots, confirmed: &[usize]| {
         let mut ops = Vec::new();
-        slots.settle(|slot, key| key == public(remote) && confirmed.contains(&slot), &mut ops);
+        slots.settle(|slot, key| key == public(remote) && confirmed.contains(&slot), |_, _| true, &mut ops);
         ops
     };
     // Nobody has heard of it yet: even a session that stands changes nothing, for packets still go the old way.
@@ -281,12 +281,12 @@ proptest! {
             for change in plan(&desired, &slots.actual()) {
                 slots.change(&change, &mut ops).unwrap();
             }
-            slots.tidy(&mut ops);
+            slots.tidy(|_, _| true, &mut ops);
             check(&slots);
             prop_assert_eq!(plan(&desired, &slots.actual()), vec![]);
             for _ in 0..rounds {
                 slots.told();
-                slots.settle(|_, _| live, &mut ops);
+                slots.settle(|_, _| live, |_, _| true, &mut ops);
                 check(&slots);
                 prop_assert_eq!(plan(&desired, &slots.actual()), vec![]);
             }
@@ -306,11 +306,11 @@ proptest! {
             for change in plan(&wish.desired(), &slots.actual()) {
                 slots.change(&change, &mut ops).unwrap();
             }
-            slots.tidy(&mut ops);
+            slots.tidy(|_, _| true, &mut ops);
         }
         for _ in 0..6 {
             slots.told();
-            slots.settle(|_, _| live, &mut ops);
+            slots.settle(|_, _| live, |_, _| true, &mut ops);
         }
         for state in slots.peers().values() {
             for (link, place) in &state.links {
