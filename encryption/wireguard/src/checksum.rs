@@ -11,22 +11,27 @@ pub(crate) fn sum(bytes: &[u8], initial: u64) -> u64 {
             *lane += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
         }
     }
-    let mut tail = [0u8; 16];
-    let rest = chunks.remainder();
-    tail[..rest.len()].copy_from_slice(rest);
-    for (lane, word) in lanes.iter_mut().zip(tail.chunks_exact(4)) {
-        *lane += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+    let mut total: u64 = lanes.iter().sum();
+    let mut words = chunks.remainder().chunks_exact(4);
+    for word in &mut words {
+        total += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
     }
-    let folded = fold(lanes.iter().sum());
-    initial + u64::from(u16::from_be_bytes(folded.to_ne_bytes()))
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        let mut word = [0u8; 4];
+        word[..rest.len()].copy_from_slice(rest);
+        total += u64::from(u32::from_ne_bytes(word));
+    }
+    initial + u64::from(u16::from_be_bytes(fold(total).to_ne_bytes()))
 }
 
 /// To 16 bits, with end-around carry.
-#[allow(clippy::cast_possible_truncation, reason = "the loop ends below 65,536")]
-pub(crate) const fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
+#[allow(clippy::cast_possible_truncation, reason = "33, then 17, then 16 bits are left")]
+pub(crate) const fn fold(sum: u64) -> u16 {
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
     sum as u16
 }
 
@@ -44,6 +49,16 @@ mod tests {
     #[test]
     fn the_example_of_the_rfc() {
         assert_eq!(fold(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7], 0)), 0xddf2);
+    }
+
+    #[test]
+    fn sums_fold_as_ones_complement_does() {
+        let numbers = [0, 1, 0xfffe, 0xffff, 0x1_0000, 0x1_ffff, 0xffff_ffff, 0x1_0000_0000, u64::MAX - 1, u64::MAX];
+        for sum in numbers {
+            // Of a number that is not zero: what is left by 65,535, which stands for zero itself.
+            let expected = if sum == 0 { 0 } else { (sum - 1) % 0xffff + 1 };
+            assert_eq!(u64::from(fold(sum)), expected, "{sum:#x}");
+        }
     }
 
     #[test]

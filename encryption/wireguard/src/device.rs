@@ -22,12 +22,18 @@ use crate::engine::{Datagram, Engine};
 use crate::join::Joiner;
 use crate::split::VnetHeader;
 use crate::tun::{self, Queue};
-use crate::udp::Udp;
+use crate::udp::{Patience, Then, Udp};
 
 /// The largest super-packet, with its header.
 const PACKET_MAX: usize = 65_535 + VnetHeader::LEN;
 /// Datagrams that are sealed before they are sent, so that one flow's packets go out together and nobody waits long.
 const BATCH: usize = 64;
+/// Receives whose packets are joined before any is written, as long as there is something to join: a super-packet of TCP
+/// fills more than one, and flows take turns. Their datagrams are opened in a quarter of a millisecond. What is not joined
+/// is written after each receive: who reads it has no room for more at once.
+const RECEIVES: usize = 4;
+/// Buffers that are kept for datagrams to come: as many as [`RECEIVES`] bring of a full size. Others are freed.
+const SPARE: usize = 256;
 /// Timers of WireGuard are whole seconds; a quarter keeps them true enough.
 const TICK: Duration = Duration::from_millis(250);
 /// How long a thread that has nothing to do sleeps before it looks at `stop`.
@@ -77,16 +83,24 @@ impl Sockets {
 
     /// Sends all of it, neighbours of one family at a time, and empties it.
     fn send(&self, datagrams: &mut Vec<Datagram>) {
-        for run in datagrams.chunk_by(|a, b| a.0.is_ipv4() == b.0.is_ipv4()) {
-            let socket = if run[0].0.is_ipv4() { &self.v4 } else { &self.v6 };
-            match socket {
-                Some(socket) => socket.send(run),
+        self.send_then(datagrams, Then::Nothing);
+    }
+
+    /// As [`Self::send`], but leaves at the end what waits for more of its kind.
+    fn send_then(&self, datagrams: &mut Vec<Datagram>, then: Then) {
+        let mut done = 0;
+        for family in datagrams.chunk_by(|a, b| a.0.is_ipv4() == b.0.is_ipv4()) {
+            let last = done + family.len() == datagrams.len();
+            let socket = if family[0].0.is_ipv4() { &self.v4 } else { &self.v6 };
+            done += match socket {
+                Some(socket) => socket.send(family, if last { then } else { Then::Nothing }),
                 None => {
-                    self.no_family.fetch_add(run.len() as u64, Ordering::Relaxed);
+                    self.no_family.fetch_add(family.len() as u64, Ordering::Relaxed);
+                    family.len()
                 }
-            }
+            };
         }
-        datagrams.clear();
+        datagrams.drain(..done);
     }
 }
 
@@ -202,23 +216,19 @@ fn seal(stop: &AtomicBool, engine: &Engine, sockets: &Sockets, tun: &Queue) {
                 if let Some(vnet) = VnetHeader::read(&buffer[..length]) {
                     engine.seal(vnet, &buffer[VnetHeader::LEN..length], &mut out);
                 }
-                if out.len() < BATCH {
-                    continue;
+                if out.len() >= BATCH {
+                    sockets.send_then(&mut out, Then::More);
                 }
+                continue;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if out.is_empty() {
-                    wait(tun);
-                    continue;
-                }
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 tracing::error!(%error, "reading from the interface: is it gone?");
-                wait(tun);
                 thread::sleep(TICK);
             }
         }
         sockets.send(&mut out);
+        wait(tun);
     }
 }
 
@@ -232,26 +242,57 @@ fn open(stop: &AtomicBool, engine: &Engine, sockets: &Sockets, v4: bool, tun: &Q
     let Some(socket) = (if v4 { &sockets.v4 } else { &sockets.v6 }) else { return };
     let mut buffer = vec![0u8; PACKET_MAX];
     let mut joiner: Joiner<BytesMut> = Joiner::new();
+    let mut spare = Spare::default();
     let mut out = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let received = match socket.receive(&mut buffer) {
-            Ok(Some(received)) => received,
-            Ok(None) => continue,
-            Err(error) => {
-                tracing::error!(%error, "receiving");
-                thread::sleep(TICK);
-                continue;
+        let mut patience = Patience::Some;
+        for _ in 0..RECEIVES {
+            let received = match socket.receive(&mut buffer, patience) {
+                Ok(Some(received)) => received,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::error!(%error, "receiving");
+                    thread::sleep(TICK);
+                    break;
+                }
+            };
+            let datagrams = buffer[..received.length].chunks(received.size.max(1)).map(|datagram| spare.copy(datagram));
+            engine.open_all(received.from, datagrams, &mut out, |packet| joiner.push(packet));
+            if !joiner.is_open() {
+                break;
             }
-        };
-        for datagram in buffer[..received.length].chunks(received.size.max(1)) {
-            engine.open(received.from, datagram, &mut out, |packet| joiner.push(packet));
+            patience = Patience::None;
         }
-        joiner.flush(|pieces| {
-            // ENOBUFS and EIO (the interface is down) lose a packet, as a wire would.
-            let _ = tun.write(pieces);
-        });
+        joiner.flush(
+            |pieces| {
+                // ENOBUFS and EIO (the interface is down) lose a packet, as a wire would.
+                let _ = tun.write(pieces);
+            },
+            |packet| spare.keep(packet),
+        );
         if !out.is_empty() {
             sockets.send(&mut out);
+        }
+    }
+}
+
+/// Buffers for datagrams, to be used again.
+#[derive(Default)]
+struct Spare {
+    buffers: Vec<BytesMut>,
+}
+
+impl Spare {
+    fn copy(&mut self, datagram: &[u8]) -> BytesMut {
+        let mut buffer = self.buffers.pop().unwrap_or_default();
+        buffer.clear();
+        buffer.extend_from_slice(datagram);
+        buffer
+    }
+
+    fn keep(&mut self, buffer: BytesMut) {
+        if self.buffers.len() < SPARE {
+            self.buffers.push(buffer);
         }
     }
 }

@@ -10,7 +10,7 @@ mod table;
 mod tests;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -97,21 +97,31 @@ impl Engine {
         let Some(peer) = table.peer_of(to) else { return count(&self.counters.no_peer) };
         let endpoint = peer.endpoint();
         let link = peer.active();
-        let split = split(vnet, packet, |segment| self.seal_one(&link, endpoint, segment, out));
+        // One lock for a whole super-packet: handing it to and fro costs more than the other side's wait.
+        let mut tunn = link.tunn.lock();
+        let split = split(vnet, packet, |segment| self.seal_one(&link, &mut tunn, endpoint, segment, out));
         if split == Err(Malformed) {
             count(&self.counters.malformed);
         }
     }
 
-    fn seal_one(&self, link: &Arc<LinkState>, endpoint: SocketAddr, segment: BytesMut, out: &mut Vec<Datagram>) {
+    fn seal_one(
+        &self,
+        link: &Arc<LinkState>,
+        tunn: &mut Tunn,
+        endpoint: SocketAddr,
+        segment: BytesMut,
+        out: &mut Vec<Datagram>,
+    ) {
         let bytes = segment.len() as u64;
-        let mut tunn = link.tunn.lock();
         match tunn.encapsulate_with_session(Packet::from_bytes(segment)) {
             Ok(sealed) => {
                 link.sent(bytes);
                 out.push((endpoint, into_bytes(WgKind::Data(sealed))));
             }
             Err(packet) => {
+                // What waits must not hold the memory of the super-packet that it came from.
+                let packet = Packet::copy_from(&packet[..]);
                 if let Some(first) = tunn.handle_outgoing_packet(packet, None) {
                     self.emit(link, endpoint, first, out);
                 }
@@ -119,60 +129,88 @@ impl Engine {
         }
     }
 
-    /// Takes one datagram. A packet that was inside is given to `inner`, without padding, after its source has been found
-    /// to be the peer's; answers and what waited for a handshake are added to `out`.
-    pub fn open(&self, from: SocketAddr, datagram: &[u8], out: &mut Vec<Datagram>, mut inner: impl FnMut(BytesMut)) {
+    /// Takes one datagram: [`Self::open_all`].
+    pub fn open(&self, from: SocketAddr, datagram: &[u8], out: &mut Vec<Datagram>, inner: impl FnMut(BytesMut)) {
+        self.open_all(from, [BytesMut::from(datagram)], out, inner);
+    }
+
+    /// Takes datagrams that came together, in their order. Packets that were inside are given to `inner`, without padding,
+    /// after their source has been found to be the peer's; answers and what waited for a handshake are added to `out`.
+    /// `inner` must not call the engine: locks are held.
+    pub fn open_all(
+        &self,
+        from: SocketAddr,
+        datagrams: impl IntoIterator<Item = BytesMut>,
+        out: &mut Vec<Datagram>,
+        mut inner: impl FnMut(BytesMut),
+    ) {
         let table = self.table.read();
-        if datagram.starts_with(&DATA) {
-            if let Some(packet) = self.open_data(&table, from, datagram, out) {
-                inner(packet);
+        let mut datagrams = datagrams.into_iter().peekable();
+        while let Some(datagram) = datagrams.next() {
+            if let Some(index) = session_index(&datagram) {
+                let same = std::iter::from_fn(|| datagrams.next_if(|next| session_index(next) == Some(index)));
+                self.open_session(&table, index, from, std::iter::once(datagram).chain(same), out, &mut inner);
+            } else if datagram.len() <= LONGEST_HANDSHAKE && !datagram.starts_with(&DATA) {
+                self.open_handshake(&table, from, &datagram, out);
+            } else {
+                count(&self.counters.strangers);
             }
-        } else if datagram.len() <= LONGEST_HANDSHAKE {
-            self.open_handshake(&table, from, datagram, out);
-        } else {
-            count(&self.counters.strangers);
         }
     }
 
-    fn open_data(&self, table: &Table, from: SocketAddr, datagram: &[u8], out: &mut Vec<Datagram>) -> Option<BytesMut> {
-        let found = (datagram.len() >= SHORTEST_DATA)
-            .then(|| u32::from_le_bytes([datagram[4], datagram[5], datagram[6], datagram[7]]))
-            .and_then(|index| self.by_index.read().get(&index).cloned());
-        let Some(link) = found else {
-            count(&self.counters.strangers);
-            return None;
+    /// Data messages of one session.
+    fn open_session(
+        &self,
+        table: &Table,
+        index: u32,
+        from: SocketAddr,
+        datagrams: impl Iterator<Item = BytesMut>,
+        out: &mut Vec<Datagram>,
+        mut inner: impl FnMut(BytesMut),
+    ) {
+        let Some(link) = self.by_index.read().get(&index).cloned() else {
+            return datagrams.for_each(|_| count(&self.counters.strangers));
         };
-        let Ok(WgKind::Data(data)) = Packet::copy_from(datagram).try_into_wg() else {
-            count(&self.counters.strangers);
-            return None;
-        };
-        let opened = {
-            let mut tunn = link.tunn.lock();
-            match tunn.handle_incoming_packet(WgKind::Data(data)) {
-                TunnResult::WriteToTunnel(packet) => {
-                    if link.confirm() {
-                        // What waited for the peer's first word.
-                        self.flush(&link, &mut tunn, from, out);
-                    }
-                    Some(packet)
-                }
-                TunnResult::Err(error) => {
-                    link.refused(&error);
-                    None
-                }
-                TunnResult::Done | TunnResult::WriteToNetwork(_) => None,
+        let peer = table.peer_by_name(&link.peer);
+        let mut heard = Heard::default();
+        let mut tunn = link.tunn.lock();
+        for datagram in datagrams {
+            let Some(packet) = self.open_data(&link, &mut tunn, datagram) else { continue };
+            if !heard.anything && link.confirm() {
+                // What waited for the peer's first word.
+                self.flush(&link, &mut tunn, from, out);
             }
+            heard.anything = true;
+            heard.bytes += packet.len() as u64;
+            let admitted =
+                peer.filter(|_| !packet.is_empty()).and_then(|peer| self.admit(table, peer, &mut heard, packet));
+            admitted.into_iter().for_each(&mut inner);
+        }
+        drop(tunn);
+        if let Some(peer) = peer.filter(|_| heard.anything) {
+            peer.heard_from(from);
+            link.received(heard.bytes);
+        }
+    }
+
+    /// What an authentic message carries, with its padding; empty for a keepalive.
+    fn open_data(&self, link: &LinkState, tunn: &mut Tunn, datagram: BytesMut) -> Option<BytesMut> {
+        let Ok(WgKind::Data(data)) = Packet::from_bytes(datagram).try_into_wg() else {
+            count(&self.counters.strangers);
+            return None;
         };
-        let mut packet = opened?;
-        let peer = table.peer_by_name(&link.peer)?;
-        peer.heard_from(from);
-        let packet = std::mem::take(packet.buf_mut());
-        link.received(packet.len() as u64);
-        if packet.is_empty() { None } else { self.admit(table, peer, packet) }
+        match tunn.handle_incoming_packet(WgKind::Data(data)) {
+            TunnResult::WriteToTunnel(mut packet) => Some(std::mem::take(packet.buf_mut())),
+            TunnResult::Err(error) => {
+                link.refused(&error);
+                None
+            }
+            TunnResult::Done | TunnResult::WriteToNetwork(_) => None,
+        }
     }
 
     /// Cryptokey routing: the source must be one of the peer's prefixes (white paper section 2).
-    fn admit(&self, table: &Table, peer: &Arc<PeerState>, mut packet: BytesMut) -> Option<BytesMut> {
+    fn admit(&self, table: &Table, peer: &Arc<PeerState>, heard: &mut Heard, mut packet: BytesMut) -> Option<BytesMut> {
         let Some((version, source)) = Version::of(&packet).zip(source(&packet)) else {
             count(&self.counters.malformed);
             return None;
@@ -182,9 +220,12 @@ impl Engine {
             count(&self.counters.malformed);
             return None;
         }
-        if !table.peer_of(source).is_some_and(|owner| Arc::ptr_eq(owner, peer)) {
-            peer.refuse_source();
-            return None;
+        if heard.source != Some(source) {
+            if !table.peer_of(source).is_some_and(|owner| Arc::ptr_eq(owner, peer)) {
+                peer.refuse_source();
+                return None;
+            }
+            heard.source = Some(source);
         }
         packet.truncate(total);
         Some(packet)
@@ -311,6 +352,22 @@ impl Engine {
         }
         out.push((to, into_bytes(kind)));
     }
+}
+
+/// What a session's messages of one batch said.
+#[derive(Default)]
+struct Heard {
+    /// At least one was authentic.
+    anything: bool,
+    bytes: u64,
+    /// The last source that was found to be the peer's.
+    source: Option<IpAddr>,
+}
+
+/// The receiver's index of a data message that is long enough to be one.
+fn session_index(datagram: &[u8]) -> Option<u32> {
+    let index = datagram.get(4..8).filter(|_| datagram.starts_with(&DATA) && datagram.len() >= SHORTEST_DATA)?;
+    Some(u32::from_le_bytes([index[0], index[1], index[2], index[3]]))
 }
 
 /// The key of who sent an initiation, if it is meant for `identity`.

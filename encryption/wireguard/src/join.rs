@@ -88,8 +88,8 @@ impl<P: AsRef<[u8]> + AsMut<[u8]>> Joiner<P> {
         self.groups.push(group);
     }
 
-    /// Writes each packet by `write`, which gets the pieces of one, and forgets them all.
-    pub fn flush(&mut self, mut write: impl FnMut(&[IoSlice<'_>])) {
+    /// Writes each packet by `write`, which gets the pieces of one, and gives all that was pushed to `done`.
+    pub fn flush(&mut self, mut write: impl FnMut(&[IoSlice<'_>]), mut done: impl FnMut(P)) {
         self.open.clear();
         for mut group in self.groups.drain(..) {
             group.close();
@@ -101,7 +101,13 @@ impl<P: AsRef<[u8]> + AsMut<[u8]>> Joiner<P> {
                 pieces[index + 1] = IoSlice::new(&packet.as_ref()[from..]);
             }
             write(&pieces[..=group.packets.len()]);
+            group.packets.into_iter().for_each(&mut done);
         }
+    }
+
+    /// Whether a packet that comes next could be joined to one of these.
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -20,7 +20,22 @@ struct Options {
     queues: usize,
 }
 
+/// Free bytes at the end of a heap beyond which they go back to the kernel. By default (128 KiB) the datagrams of every
+/// batch would, and be faulted in again for the next.
+#[cfg(target_env = "gnu")]
+const TRIM_THRESHOLD: libc::c_int = 16 << 20;
+
+/// Settings of the allocator, before there are threads.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code, reason = "a setting of the C library's allocator")]
+fn keep_memory() {
+    // SAFETY: the arguments are numbers; one that is not known is refused.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD) };
+}
+
 fn main() -> Result<()> {
+    #[cfg(target_env = "gnu")]
+    keep_memory();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let options = Options::parse();

@@ -4,7 +4,7 @@
 //! left undone, segmentation and checksums.
 #![allow(clippy::cast_possible_truncation, reason = "lengths within packets, which end at 65,535")]
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 
 use crate::checksum::{fold, pseudo, sum};
 use crate::packet::{TCP, UDP, Version};
@@ -70,8 +70,10 @@ pub struct Malformed;
 pub fn split(header: VnetHeader, packet: &[u8], mut emit: impl FnMut(BytesMut)) -> Result<(), Malformed> {
     match header.gso_type & !VnetHeader::GSO_ECN {
         VnetHeader::GSO_NONE => {
-            let mut whole = padded(packet.len());
-            whole[..packet.len()].copy_from_slice(packet);
+            let length = packet.len().next_multiple_of(PADDING);
+            let mut whole = BytesMut::with_capacity(length);
+            whole.extend_from_slice(packet);
+            whole.put_bytes(0, length - packet.len());
             if header.flags & VnetHeader::NEEDS_CSUM != 0 {
                 finish_checksum(header, &mut whole[..packet.len()])?;
             }
@@ -82,10 +84,6 @@ pub fn split(header: VnetHeader, packet: &[u8], mut emit: impl FnMut(BytesMut)) 
         VnetHeader::GSO_UDP_L4 => Frame::new(header, packet, UDP)?.segments(emit),
         _ => Err(Malformed),
     }
-}
-
-fn padded(length: usize) -> BytesMut {
-    BytesMut::zeroed(length.next_multiple_of(PADDING))
 }
 
 /// The field holds the pseudo-header's sum already.
@@ -129,13 +127,16 @@ impl<'p> Frame<'p> {
     }
 
     fn segments(&self, mut emit: impl FnMut(BytesMut)) -> Result<(), Malformed> {
-        let mut payloads = self.packet[self.payload..].chunks(self.size).enumerate().peekable();
-        while let Some((index, payload)) = payloads.next() {
+        let payloads = self.packet[self.payload..].chunks(self.size);
+        let (headers, count) = (&self.packet[..self.payload], payloads.len());
+        for (index, payload) in payloads.enumerate() {
             let length = self.payload + payload.len();
-            let mut segment = padded(length);
-            segment[..self.payload].copy_from_slice(&self.packet[..self.payload]);
-            segment[self.payload..length].copy_from_slice(payload);
-            self.finish(&mut segment[..length], index, payloads.peek().is_none())?;
+            let padded = length.next_multiple_of(PADDING);
+            let mut segment = BytesMut::with_capacity(padded);
+            segment.extend_from_slice(headers);
+            segment.extend_from_slice(payload);
+            segment.put_bytes(0, padded - length);
+            self.finish(&mut segment[..length], index, index + 1 == count)?;
             emit(segment);
         }
         Ok(())

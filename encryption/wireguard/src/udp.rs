@@ -29,6 +29,21 @@ pub(crate) struct Udp {
     dropped: AtomicU64,
 }
 
+/// Whether a receive waits for something to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    Some,
+    None,
+}
+
+/// Whether there is more to send in a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// What fills no whole system call may wait for it.
+    More,
+    Nothing,
+}
+
 /// What [`Udp::receive`] got: the first `length` bytes are datagrams of `size` bytes each, the last one maybe shorter.
 pub(crate) struct Received {
     pub(crate) from: SocketAddr,
@@ -67,11 +82,14 @@ impl Udp {
         self.gso.load(Ordering::Relaxed)
     }
 
-    /// `None` when nothing came for a while.
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+    /// `None` when nothing came for a while, or with [`Patience::None`] when nothing is there.
+    pub(crate) fn receive(&self, buffer: &mut [u8], patience: Patience) -> io::Result<Option<Received>> {
         let mut pieces = [IoSliceMut::new(buffer)];
         let mut space = nix::cmsg_space!(libc::c_int);
-        let flags = MsgFlags::empty();
+        let flags = match patience {
+            Patience::Some => MsgFlags::empty(),
+            Patience::None => MsgFlags::MSG_DONTWAIT,
+        };
         let message = match recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut pieces, Some(&mut space), flags) {
             Ok(message) => message,
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => return Ok(None),
@@ -89,15 +107,19 @@ impl Udp {
         Ok(Some(Received { from, length, size }))
     }
 
-    /// Sends in order; neighbours of one destination and size go in one system call.
-    pub(crate) fn send(&self, datagrams: &[Datagram]) {
+    /// Sends in order; neighbours of one destination and size go in one system call. Returns how many are done with: all,
+    /// but for the last ones that `then` lets wait.
+    pub(crate) fn send(&self, datagrams: &[Datagram], then: Then) -> usize {
         let mut rest = datagrams;
         while !rest.is_empty() {
-            let run = if self.has_gso() { run(rest) } else { 1 };
-            let (now, later) = rest.split_at(run);
+            let run = if self.has_gso() { Run::at(rest) } else { Run { length: 1, open: false } };
+            if run.open && then == Then::More {
+                break;
+            }
+            let (now, later) = rest.split_at(run.length);
             if let Err(error) = self.send_run(now) {
                 // A device that cannot do checksums refuses super-datagrams with EIO.
-                if run > 1 && matches!(error, Errno::EIO | Errno::EINVAL | Errno::EOPNOTSUPP) {
+                if run.length > 1 && matches!(error, Errno::EIO | Errno::EINVAL | Errno::EOPNOTSUPP) {
                     self.gso.store(false, Ordering::Relaxed);
                     continue;
                 }
@@ -105,6 +127,7 @@ impl Udp {
             }
             rest = later;
         }
+        datagrams.len() - rest.len()
     }
 
     fn send_run(&self, run: &[Datagram]) -> Result<(), Errno> {
@@ -127,20 +150,29 @@ impl Udp {
     }
 }
 
-/// How many datagrams from the front can go at once: one destination, one size, the last one maybe shorter.
-fn run(datagrams: &[Datagram]) -> usize {
-    let (to, first) = &datagrams[0];
-    let mut bytes = first.len();
-    for (index, (other, datagram)) in datagrams.iter().enumerate().skip(1) {
-        bytes += datagram.len();
-        if index == MAX_SEGMENTS || other != to || datagram.len() > first.len() || bytes > MAX_BYTES {
-            return index;
+/// Datagrams that can go at once: one destination, one size, the last one maybe shorter.
+#[derive(Debug, PartialEq, Eq)]
+struct Run {
+    length: usize,
+    /// It ended only because there were no more datagrams.
+    open: bool,
+}
+
+impl Run {
+    /// The run at the front of `datagrams`, which are not empty.
+    fn at(datagrams: &[Datagram]) -> Self {
+        let (to, first) = &datagrams[0];
+        let most = MAX_SEGMENTS.min(MAX_BYTES / first.len().max(1)).max(1);
+        for (index, (other, datagram)) in datagrams.iter().enumerate().skip(1) {
+            if index == most || other != to || datagram.len() > first.len() {
+                return Self { length: index, open: false };
+            }
+            if datagram.len() < first.len() {
+                return Self { length: index + 1, open: false };
+            }
         }
-        if datagram.len() < first.len() {
-            return index + 1;
-        }
+        Self { length: datagrams.len(), open: datagrams.len() < most }
     }
-    datagrams.len()
 }
 
 fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
@@ -158,18 +190,26 @@ mod tests {
     fn runs_end_where_one_call_must() {
         let a: SocketAddr = "192.0.2.1:1".parse().unwrap();
         let b: SocketAddr = "192.0.2.2:1".parse().unwrap();
-        let of = |sizes: &[(SocketAddr, usize)]| -> usize {
-            run(&sizes.iter().map(|(to, size)| (*to, BytesMut::zeroed(*size))).collect::<Vec<_>>())
+        let of = |sizes: &[(SocketAddr, usize)]| {
+            Run::at(&sizes.iter().map(|(to, size)| (*to, BytesMut::zeroed(*size))).collect::<Vec<_>>())
         };
-        for (datagrams, expected) in [
-            (vec![(a, 100)], 1),
-            (vec![(a, 100), (a, 100), (a, 40), (a, 40)], 3),
-            (vec![(a, 100), (b, 100)], 1),
-            (vec![(a, 100), (a, 101)], 1),
-            (vec![(a, 100); 200], MAX_SEGMENTS),
-            (vec![(a, 1440); 200], 45),
+        for (datagrams, length, open) in [
+            (vec![(a, 100)], 1, true),
+            (vec![(a, 100), (a, 100)], 2, true),
+            (vec![(a, 100), (a, 100), (a, 40)], 3, false),
+            (vec![(a, 100), (a, 100), (a, 40), (a, 40)], 3, false),
+            (vec![(a, 100), (b, 100)], 1, false),
+            (vec![(a, 100), (a, 101)], 1, false),
+            (vec![(a, 100); 63], 63, true),
+            (vec![(a, 100); 64], MAX_SEGMENTS, false),
+            (vec![(a, 100); 200], MAX_SEGMENTS, false),
+            (vec![(a, 1440); 44], 44, true),
+            (vec![(a, 1440); 45], 45, false),
+            (vec![(a, 1440); 200], 45, false),
+            (vec![(a, MAX_BYTES)], 1, false),
+            (vec![(a, MAX_BYTES + 1); 2], 1, false),
         ] {
-            assert_eq!(of(&datagrams), expected, "{:?}", &datagrams[..datagrams.len().min(4)]);
+            assert_eq!(of(&datagrams), Run { length, open }, "{:?}", &datagrams[..datagrams.len().min(4)]);
         }
     }
 }

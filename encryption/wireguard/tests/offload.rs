@@ -4,6 +4,7 @@
 mod flow;
 
 use std::collections::BTreeMap;
+use std::io::IoSlice;
 
 use causeway_wireguard::{Joiner, Malformed, VnetHeader, split};
 use flow::{ACK, CWR, FIN, Flow, Kind, PSH};
@@ -28,13 +29,15 @@ fn cut(header: VnetHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
 fn joined(packets: &[Vec<u8>]) -> Vec<(VnetHeader, Vec<u8>)> {
     let mut joiner = Joiner::new();
     packets.iter().for_each(|packet| joiner.push(packet.clone()));
-    let mut written = Vec::new();
-    joiner.flush(|pieces| {
+    let (mut written, mut done) = (Vec::new(), 0);
+    let write = |pieces: &[IoSlice<'_>]| {
         let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
         let (header, packet) = bytes.split_at(VnetHeader::LEN);
         written.push((VnetHeader::read(header).unwrap(), packet.to_vec()));
-    });
+    };
+    joiner.flush(write, |_| done += 1);
     assert!(joiner.is_empty());
+    assert_eq!(done, packets.len(), "all buffers come back");
     written
 }
 

@@ -6,6 +6,7 @@ mod net;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use causeway_encryption_plan::Change;
 use causeway_wireguard::VnetHeader;
 use causeway_wireguard::engine::{Dropped, Engine};
@@ -105,6 +106,48 @@ fn a_source_that_is_not_the_peers_is_refused() {
     assert_eq!(b.inner.len(), 0);
     assert_eq!(b.peer(1).source_refused, 3);
     assert_eq!(b.only_link(1).failures, 0);
+}
+
+/// Two sessions, an initiation, a forged source, a keepalive, a replay and rubbish, from one address and in one batch.
+#[test]
+fn datagrams_that_come_together_are_judged_each_by_itself() {
+    let (mut a, mut b) = pair();
+    let mut c = Node::knowing(3, &[2]);
+    b.know(2, 3);
+    send(3, 2, &mut c, &mut b);
+    b.inner.clear();
+
+    let from_a: Vec<_> = (0..4).map(|pod| packet(v4(1, pod), v4(2, 1), b"from a")).collect();
+    let from_c = packet(v4(3, 1), v4(2, 1), b"from c");
+    let forged = packet(v4(3, 1), v4(2, 1), b"from a, it says from c");
+    let sealed = |node: &Node, packet: &[u8]| node.seal(packet).remove(0).1;
+    let mut bent = sealed(&a, &from_a[0]);
+    *bent.last_mut().unwrap() ^= 1;
+    let first = sealed(&a, &from_a[0]);
+    let stranger = Node::knowing(9, &[2]).seal(&packet(v4(9, 1), v4(2, 1), b"a stranger")).remove(0).1;
+    let batch = vec![
+        first.clone(),
+        sealed(&a, &forged),
+        sealed(&a, &from_a[1]),
+        sealed(&c, &from_c),
+        BytesMut::from(&[4u8, 0, 0, 0][..]),
+        sealed(&a, &from_a[2]),
+        bent,
+        first,
+        stranger,
+        sealed(&a, &from_a[3]),
+    ];
+    let (mut out, mut inner) = (Vec::new(), Vec::new());
+    b.engine.open_all(at(1), batch, &mut out, |packet| inner.push(packet.to_vec()));
+
+    let expected = [&from_a[0], &from_a[1], &from_c, &from_a[2], &from_a[3]].map(Clone::clone);
+    assert_eq!((inner, out), (expected.to_vec(), vec![]));
+    assert_eq!(b.engine.dropped().strangers, 2);
+    assert_eq!((b.peer(1).source_refused, b.peer(3).source_refused), (1, 0));
+    let (one, three) = (b.only_link(1), b.only_link(3));
+    assert_eq!((one.failures, one.replays, three.failures, three.replays), (1, 1, 0, 0));
+    assert_eq!((b.peer(1).endpoint, b.peer(3).endpoint), (at(1), at(1)), "both spoke from there");
+    send(1, 2, &mut a, &mut b);
 }
 
 #[test]
