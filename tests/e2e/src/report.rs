@@ -44,7 +44,7 @@ pub(crate) fn run_scenarios(report: &mut Report, scenarios: &[Scenario], only: O
 }
 
 /// As the lab's: how many times longer than usual everything may take.
-fn patience() -> u32 {
+pub(crate) fn patience() -> u32 {
     let given = std::env::var("LAB_PATIENCE").ok().and_then(|text| text.parse().ok());
     given.unwrap_or(1).clamp(1, 1000)
 }

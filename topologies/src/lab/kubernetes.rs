@@ -14,6 +14,8 @@ use kube::{Client, Config, discovery};
 use serde::Deserialize as _;
 use tokio::runtime::Runtime;
 
+use super::progress::patience;
+
 /// Name under which the lab owns fields.
 const FIELD_MANAGER: &str = "causeway-lab";
 /// Where `kubectl apply` keeps what it has applied.
@@ -42,7 +44,7 @@ pub(crate) async fn client(kubeconfig: &Path) -> Result<Client> {
     let file = || format!("kubeconfig {}", kubeconfig.display());
     let text = Kubeconfig::read_from(kubeconfig).with_context(file)?;
     let mut config = Config::from_custom_kubeconfig(text, &KubeConfigOptions::default()).await.with_context(file)?;
-    config.connect_timeout = Some(ANSWER_LIMIT);
+    config.connect_timeout = Some(ANSWER_LIMIT * patience());
     Client::try_from(config).with_context(file)
 }
 
@@ -56,9 +58,9 @@ impl Kubernetes {
     /// What `/readyz` says, when it does not say `ok`.
     pub(crate) fn not_ready(&self) -> Option<String> {
         let request = http::Request::get("/readyz").body(Vec::new());
-        let answer = self
-            .runtime
-            .block_on(async { tokio::time::timeout(ANSWER_LIMIT, self.client.request_text(request.ok()?)).await.ok() });
+        let answer = self.runtime.block_on(async {
+            tokio::time::timeout(ANSWER_LIMIT * patience(), self.client.request_text(request.ok()?)).await.ok()
+        });
         match answer {
             Some(Ok(_)) => None,
             Some(Err(error)) => Some(format!("/readyz: {error}")),

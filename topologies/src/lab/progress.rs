@@ -26,7 +26,7 @@ impl Progress {
 
 /// How many times longer than usual everything may take, from the variable `LAB_PATIENCE`: an emulated machine is
 /// slow. 1 without it.
-fn patience() -> u32 {
+pub(crate) fn patience() -> u32 {
     let given = std::env::var("LAB_PATIENCE").ok().and_then(|text| text.parse().ok());
     given.unwrap_or(1).clamp(1, 1000)
 }

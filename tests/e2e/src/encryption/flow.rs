@@ -12,8 +12,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::capture::{icmp_socket, would_block};
 use super::place::Place;
 use super::talk::{PORT, echo_reply, echo_request};
+use crate::report::patience;
 
-/// 200 a second.
+/// 200 a second; on a slow machine as many fewer as everything takes longer.
 pub(crate) const PACE: Duration = Duration::from_millis(5);
 /// How long an answer may take to come.
 const LAST: Duration = Duration::from_millis(1500);
@@ -82,7 +83,7 @@ impl Pings {
                 // What the kernel refuses is lost too.
                 let _ = sender.send_to(&echo_request(to, ident, u16::from_be_bytes([high, low]), &payload), (to, 0));
                 // A sender that was held up goes on from where it is, it does not catch up.
-                due = (due + PACE).max(Instant::now());
+                due = (due + PACE * patience()).max(Instant::now());
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
             Ok(())
@@ -93,7 +94,7 @@ impl Pings {
             let mut until: Option<Instant> = None;
             loop {
                 if own.stop.load(Ordering::Relaxed) {
-                    let until = *until.get_or_insert_with(|| Instant::now() + LAST);
+                    let until = *until.get_or_insert_with(|| Instant::now() + LAST * patience());
                     let none_left = own.sent.load(Ordering::Relaxed) == own.answered.load(Ordering::Relaxed);
                     if none_left || Instant::now() > until {
                         return Ok(());
@@ -172,7 +173,7 @@ impl Stream {
                 .with_context(|| format!("connect to {to}"))
         })?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(STREAM_LIMIT))?;
+        stream.set_read_timeout(Some(STREAM_LIMIT * patience()))?;
         let stop = Arc::new(AtomicBool::new(false));
         let ended = stop.clone();
         let what = format!("the stream from {} to {to}", place.name);

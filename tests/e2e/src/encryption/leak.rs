@@ -358,8 +358,8 @@ const CELLS: [(&str, Cell); 10] = [
     ("rotation of all nodes' keys", rotation),
     ("new uplink", uplink),
     ("device deleted", device_deleted),
-    ("WireGuard process killed", process_killed),
-    ("peer missing: the other node's process has ended", peer_missing),
+    ("WireGuard process killed (with the kernel's device: the agent, and the device deleted)", device_stopped),
+    ("peer missing: the other node's device is gone", peer_missing),
     ("agent start: a node joins, and its first pod sends at once", agent_start),
 ];
 
@@ -368,10 +368,6 @@ const NEW: &str = "n6";
 
 fn agent(node: &str) -> String {
     format!("agent-{node}")
-}
-
-fn process(node: &str) -> String {
-    format!("wireguard-{node}")
 }
 
 /// A pod that sends markers by its first command, with the tools of any shell.
@@ -564,25 +560,23 @@ fn device_deleted(leak: &Leak) -> Result<String> {
     broken(leak, || lab.exec(HERE, &["ip", "link", "del", "cilium_wg0"]).map(drop), || Ok(()))
 }
 
-fn process_killed(leak: &Leak) -> Result<String> {
+fn device_stopped(leak: &Leak) -> Result<String> {
     let lab = &leak.site.lab;
-    broken(
-        leak,
-        || lab.lab("kill", &[&process(HERE), "--signal", "KILL"]).map(drop),
-        || lab.lab("start", &[&process(HERE)]).map(drop),
-    )
+    let kernels = device::is_kernels(lab, HERE)?;
+    broken(leak, || device::stop(lab, HERE, kernels), || device::start(lab, HERE, kernels))
 }
 
 fn peer_missing(leak: &Leak) -> Result<String> {
     let lab = &leak.site.lab;
     // Only what this node sends: what the other one does without a device is the cell before.
     let way = leak.way(HERE, THERE)?;
-    lab.lab("kill", &[&process(THERE)])?;
+    let kernels = device::is_kernels(lab, THERE)?;
+    device::stop(lab, THERE, kernels)?;
     let outcome = leak.silent(&[way], &[Protocol::Udp, Protocol::Icmp], SHORT, Answers::None, |_| {
         std::thread::sleep(BROKEN);
         Ok(String::new())
     });
-    lab.lab("start", &[&process(THERE)])?;
+    device::start(lab, THERE, kernels)?;
     let figure = outcome?;
     let back = leak.silent(&leak.both()?, &ALL, SHORT, Answers::Some, |talks| {
         Ok(format!("answers {} after it is back", seconds(flows(talks)?)))

@@ -89,7 +89,7 @@ pub(crate) fn switched(
             let key = now.get(*node).with_context(|| format!("{node} announces no key"))?;
             ensure!(before.get(*node) != Some(key), "{node} still announces {key}");
             for other in others.iter().filter(|other| *other != node) {
-                let used = device::remote_key(&device::snapshot(lab, other)?, node);
+                let used = device::remote_key(lab, other, node)?;
                 ensure!(used.as_ref() == Some(key), "{other} sends to {used:?} of {node}, which announces {key}");
             }
         }
@@ -147,7 +147,7 @@ fn deaf(site: &Site, nodes: &[&str], all: &[&str], start: impl FnOnce(&Lab) -> R
         let took = switched(lab, &before, nodes, &hearing)?;
         std::thread::sleep(AFTER);
         for node in nodes {
-            let used = device::remote_key(&device::snapshot(lab, DEAF)?, node);
+            let used = device::remote_key(lab, DEAF, node)?;
             ensure!(used.as_ref() == before.get(*node), "{DEAF} has heard of {node}'s new key: it is not cut off");
         }
         lab.lab("heal", &[])?;
@@ -173,11 +173,15 @@ fn naive(report: &mut Report, site: &Site) {
         let before = announced(lab.kube())?;
         let ring = Ring::start(site)?;
         std::thread::sleep(Duration::from_millis(500));
-        let (agent, process) = (format!("agent-{NODE}"), format!("wireguard-{NODE}"));
-        lab.lab("kill", &[&agent])?;
-        lab.lab("kill", &[&process])?;
+        let (agent, kernels) = (format!("agent-{NODE}"), device::is_kernels(lab, NODE)?);
+        if !kernels {
+            lab.lab("kill", &[&agent])?;
+        }
+        device::stop(lab, NODE, kernels)?;
         std::fs::remove_file(lab.dir().join(NODE).join("keys").join("wireguard.json")).context("the key file")?;
-        lab.lab("start", &[&process])?;
+        if !kernels {
+            device::start(lab, NODE, kernels)?;
+        }
         lab.lab("start", &[&agent])?;
         healthy(lab, NODE)?;
         let took = switched(lab, &before, &[NODE], &NODES)?;
