@@ -5,7 +5,7 @@
 #
 # The command finds this machine's root file system (that alone, not what is mounted into it) by the same paths, and may
 # write to it: what it writes lives in the memory of the machine and is gone with it. It has the environment's PATH, HOME,
-# LANG, RUST_* and CAUSEWAY_*, the present directory, no input, and no network but what it makes.
+# LANG, CI, RUST_* and CAUSEWAY_*, the present directory, no input, and no network but what it makes.
 #
 #   VM_TIMEOUT=900   seconds until the machine is ended
 #   VM_MEMORY=4      GiB
@@ -172,7 +172,7 @@ prepare() {
   {
     printf 'cd %q && exec env -i' "$PWD"
     env -0 | while IFS= read -r -d '' line; do
-      case ${line%%=*} in PATH | HOME | LANG | RUST_* | CAUSEWAY_*) printf ' %q' "$line" ;; esac
+      case ${line%%=*} in PATH | HOME | LANG | CI | RUST_* | CAUSEWAY_*) printf ' %q' "$line" ;; esac
     done
     printf ' %q' "$@"
     echo

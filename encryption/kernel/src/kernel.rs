@@ -154,9 +154,13 @@ impl<W: Wire> Kernel<W> {
         let (now, watches) = (self.wire.now().steady, &self.watches);
         let confirmed = |slot, key| watches.get(&(slot, key)).is_some_and(|watch| watch.confirmed(now));
         self.slots.settle(confirmed, at_rest(watches, now), &mut ops);
-        self.try_next(&mut ops);
+        let told = self.try_next(&mut ops);
         if let Err(error) = self.run(ops) {
             tracing::warn!(%error, "WireGuard interfaces are not as they should be");
+        }
+        let wall = self.wire.now().wall;
+        for at in told {
+            self.watches.entry(at).or_default().told(wall);
         }
     }
 
@@ -171,21 +175,25 @@ impl<W: Wire> Kernel<W> {
         }
     }
 
-    fn try_next(&mut self, ops: &mut Vec<Op>) {
+    /// Whose endpoints are told with `ops`.
+    fn try_next(&mut self, ops: &mut Vec<Op>) -> Vec<(usize, PublicKey)> {
         let now = self.wire.now().steady;
         let mut in_vain: Vec<(PeerName, Link, u32)> = Vec::new();
+        let mut told = Vec::new();
         for (name, state) in self.slots.peers() {
             for (link, place) in state.links.iter().filter_map(|(link, place)| Some((link, (*place)?))) {
                 if let Some(watch) = self.watches.get_mut(&(place.slot, link.remote))
                     && watch.in_vain(now)
                 {
                     in_vain.push((name.clone(), *link, watch.tries));
+                    told.push((place.slot, link.remote));
                 }
             }
         }
         for (name, link, tries) in in_vain {
             self.slots.try_next(&name, link, tries, ops);
         }
+        told
     }
 
     fn run(&mut self, ops: Vec<Op>) -> Result<(), DeviceError> {

@@ -22,6 +22,8 @@ pub(crate) struct Watch {
     seen: Option<Seen>,
     /// Handshakes that were tried in vain since the last session, one for each address that was tried.
     pub(crate) tries: u32,
+    /// When an endpoint was last told, by the wall clock.
+    told: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +39,11 @@ struct Seen {
     looked: Duration,
     /// Since then nothing was sent or received, as far as was looked.
     still: Duration,
-    /// What had been sent when the present try began, and when that was.
-    try_from: (u64, Duration),
+    /// What had been sent and received when the present try began, and when that was.
+    try_from: (u64, u64, Duration),
+    /// The last handshake was before an endpoint was told that knew nothing of it: nothing arrives until something has
+    /// come, more than this had.
+    doubt: Option<u64>,
 }
 
 impl Watch {
@@ -54,7 +59,8 @@ impl Watch {
                 tx_bytes: peer.tx_bytes,
                 looked: now,
                 still: now,
-                try_from: (peer.tx_bytes, now),
+                try_from: (peer.tx_bytes, peer.rx_bytes, now),
+                doubt: None,
             },
             Some(old) => {
                 let since = now.saturating_sub(old.looked);
@@ -71,14 +77,26 @@ impl Watch {
                     looked: now,
                     still: if moved { now } else { old.still },
                     try_from: old.try_from,
+                    doubt: match (renewed, self.told) {
+                        (true, Some(told)) if peer.last_handshake.is_some_and(|last| last <= told) => {
+                            Some(peer.rx_bytes)
+                        }
+                        (true, _) => None,
+                        (false, _) => old.doubt.filter(|had| peer.rx_bytes <= *had),
+                    },
                 }
             }
         };
         let seen = self.seen.insert(next);
         if seen.confirmed(now) {
             self.tries = 0;
-            seen.try_from = (peer.tx_bytes, now);
+            seen.try_from = (peer.tx_bytes, peer.rx_bytes, now);
         }
+    }
+
+    /// Another endpoint has just been told, by the wall clock. What came between the look and this moment is not known yet.
+    pub(crate) fn told(&mut self, wall: Duration) {
+        self.told = Some(wall);
     }
 
     /// A session stands: the kernel counts a handshake only when the other side has proven that it has the keys.
@@ -96,10 +114,14 @@ impl Watch {
     /// a handshake, and nothing came of it. If so, the next try begins.
     pub(crate) fn in_vain(&mut self, now: Duration) -> bool {
         let Some(seen) = self.seen.as_mut().filter(|seen| !seen.confirmed(now)) else { return false };
-        let (bytes, since) = seen.try_from;
-        let failed = seen.tx_bytes > bytes && now >= since.saturating_add(TRY_FOR);
+        let (sent, received, since) = seen.try_from;
+        if seen.tx_bytes <= sent || now < since.saturating_add(TRY_FOR) {
+            return false;
+        }
+        seen.try_from = (seen.tx_bytes, seen.rx_bytes, now);
+        // Of a peer that was heard, the kernel has the endpoint; its handshake may be under way.
+        let failed = seen.rx_bytes <= received;
         if failed {
-            seen.try_from = (seen.tx_bytes, now);
             self.tries = self.tries.saturating_add(1);
         }
         failed
@@ -127,7 +149,7 @@ impl Seen {
     }
 
     fn confirmed(&self, now: Duration) -> bool {
-        self.handshake_age(now).is_some_and(|age| age < REJECT_AFTER)
+        self.doubt.is_none() && self.handshake_age(now).is_some_and(|age| age < REJECT_AFTER)
     }
 }
 
@@ -192,6 +214,32 @@ mod tests {
         assert!(watch.at_rest(s(13)));
         watch.look(s(14), s(14), &counted(Some(11), 192, 148));
         assert!(!watch.at_rest(s(14)));
+    }
+
+    /// Between a look and what is told because of it, the peer may be heard from where it is.
+    #[test]
+    fn a_session_whose_endpoint_was_overwritten_does_not_stand_until_the_peer_is_heard() {
+        for (handshake, stands) in [(16, false), (17, false), (18, true)] {
+            let mut watch = Watch::default();
+            watch.look(s(10), s(10), &counted(None, 0, 0));
+            watch.look(s(16), s(16), &counted(None, 0, 148));
+            assert!(watch.in_vain(s(16)));
+            watch.told(s(17));
+            watch.look(s(18), s(18), &counted(Some(handshake), 92, 148));
+            assert_eq!(watch.confirmed(s(18)), stands, "{handshake}");
+            watch.look(s(19), s(19), &counted(Some(handshake), 124, 148));
+            assert!(watch.confirmed(s(19)));
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_heard_is_not_looked_for_elsewhere() {
+        let mut watch = Watch::default();
+        watch.look(s(0), s(0), &counted(None, 0, 0));
+        watch.look(s(10), s(10), &counted(None, 148, 92));
+        assert!(!watch.in_vain(s(10)), "it was answered a moment ago");
+        watch.look(s(16), s(16), &counted(None, 148, 240));
+        assert!(watch.in_vain(s(16)));
     }
 
     #[test]

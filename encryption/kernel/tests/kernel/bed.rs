@@ -458,6 +458,11 @@ impl Echo {
     #[track_caller]
     pub(crate) fn lost_nothing(self) {
         let lost = self.end();
+        if !lost.is_empty() {
+            trace(&output(
+                "for n in $(ip -o netns | cut -d' ' -f1); do date +%s; ip netns exec $n wg show all dump; ip -n $n route; ip -n $n -6 route; done",
+            ));
+        }
         assert!(lost.is_empty(), "{} did not come back: {lost:#?}", lost.len());
     }
 
