@@ -95,8 +95,8 @@ impl Engine {
         let Some(to) = destination(packet) else { return count(&self.counters.malformed) };
         let table = self.table.read();
         let Some(peer) = table.peer_of(to) else { return count(&self.counters.no_peer) };
-        let endpoint = peer.endpoint();
         let link = peer.active();
+        let endpoint = link.endpoint();
         // One lock for a whole super-packet: handing it to and fro costs more than the other side's wait.
         let mut tunn = link.tunn.lock();
         let split = split(vnet, packet, |segment| self.seal_one(&link, &mut tunn, endpoint, segment, out));
@@ -187,8 +187,8 @@ impl Engine {
             admitted.into_iter().for_each(&mut inner);
         }
         drop(tunn);
-        if let Some(peer) = peer.filter(|_| heard.anything) {
-            peer.heard_from(from);
+        if heard.anything {
+            link.heard_from(from);
             link.received(heard.bytes);
         }
     }
@@ -239,11 +239,11 @@ impl Engine {
             WgKind::HandshakeInit(_) => self.open_initiation(table, from, datagram, out),
             WgKind::HandshakeResp(message) => {
                 let index = message.receiver_idx.get();
-                self.answer(table, from, index, datagram, out);
+                self.answer(from, index, datagram, out);
             }
             WgKind::CookieReply(message) => {
                 let index = message.receiver_idx.get();
-                self.answer(table, from, index, datagram, out);
+                self.answer(from, index, datagram, out);
             }
             WgKind::Data(_) => count(&self.counters.strangers),
         }
@@ -257,7 +257,7 @@ impl Engine {
                     let sender = remote_key(identity, &message);
                     let link = sender.and_then(|remote| table.link(identity.public, remote));
                     let Some(link) = link else { return count(&self.counters.strangers) };
-                    return self.feed(table, &link, from, WgKind::HandshakeInit(message), out);
+                    return self.feed(&link, from, WgKind::HandshakeInit(message), out);
                 }
                 Err(TunnResult::WriteToNetwork(cookie)) => return out.push((from, into_bytes(cookie))),
                 Ok(_) | Err(_) => {}
@@ -267,28 +267,29 @@ impl Engine {
     }
 
     /// An answer to an initiation of ours.
-    fn answer(&self, table: &Table, from: SocketAddr, index: u32, datagram: &[u8], out: &mut Vec<Datagram>) {
+    fn answer(&self, from: SocketAddr, index: u32, datagram: &[u8], out: &mut Vec<Datagram>) {
         let Some(link) = self.by_index.read().get(&index).cloned() else {
             return count(&self.counters.strangers);
         };
         match link.identity.limiter.verify_packet(from, Packet::copy_from(datagram)) {
-            Ok(kind) => self.feed(table, &link, from, kind, out),
+            Ok(kind) => self.feed(&link, from, kind, out),
             Err(TunnResult::WriteToNetwork(cookie)) => out.push((from, into_bytes(cookie))),
             Err(_) => link.failed(),
         }
     }
 
-    fn feed(&self, table: &Table, link: &Arc<LinkState>, from: SocketAddr, kind: WgKind, out: &mut Vec<Datagram>) {
+    fn feed(&self, link: &Arc<LinkState>, from: SocketAddr, kind: WgKind, out: &mut Vec<Datagram>) {
         let answers_us = matches!(kind, WgKind::HandshakeResp(_));
         let mut tunn = link.tunn.lock();
         match tunn.handle_incoming_packet(kind) {
             TunnResult::WriteToNetwork(reply) => {
                 link.handshake_done();
+                // Of an initiation the peer may still await the answer, with an older session at another place.
+                if answers_us || !link.is_confirmed() {
+                    link.heard_from(from);
+                }
                 if answers_us {
                     link.confirm();
-                }
-                if let Some(peer) = table.peer_by_name(&link.peer) {
-                    peer.heard_from(from);
                 }
                 self.emit(link, from, reply, out);
                 if answers_us {
@@ -307,8 +308,8 @@ impl Engine {
             identity.limiter.try_reset_count();
         }
         for peer in table.peers() {
-            let endpoint = peer.endpoint();
             for link in peer.links() {
+                let endpoint = link.endpoint();
                 let mut tunn = link.tunn.lock();
                 match tunn.update_timers() {
                     Ok(Some(kind)) => self.emit(&link, endpoint, kind, out),

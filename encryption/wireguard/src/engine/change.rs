@@ -1,5 +1,6 @@
 //! Carrying out changes.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use causeway_encryption_plan::{Actual, Change, Link, PeerName, PeerStats, Unfit};
@@ -29,17 +30,17 @@ impl Engine {
                 if table.peers.contains_key(&peer) {
                     return Err(Unfit::PeerThere(peer));
                 }
-                let state = self.new_link(&table, &peer, link, false)?;
+                let state = self.new_link(&table, &peer, endpoint, link, false)?;
                 state.tunn.lock().set_persistent_keepalive(keepalive_s);
                 table.links.insert(link, Arc::clone(&state));
-                let added = PeerState::new(endpoint, keepalive_s, state);
+                let added = PeerState::new(keepalive_s, state);
                 table.peers.insert(peer, Arc::new(added));
             }
             Change::RemovePeer { peer } => remove_peer(&mut table, &peer)?,
             Change::SetEndpoint { peer, endpoint } => {
                 let peer = known(&table, &peer)?;
                 peer.told.write().endpoint = endpoint;
-                peer.heard_from(endpoint);
+                peer.links().iter().for_each(|link| link.heard_from(endpoint));
             }
             Change::SetKeepalive { peer, keepalive_s } => {
                 let peer = known(&table, &peer)?;
@@ -68,13 +69,20 @@ impl Engine {
         (table.actual(), table.stats())
     }
 
-    fn new_link(&self, table: &Table, peer: &PeerName, link: Link, warming: bool) -> Result<Arc<LinkState>, Unfit> {
+    fn new_link(
+        &self,
+        table: &Table,
+        peer: &PeerName,
+        endpoint: SocketAddr,
+        link: Link,
+        warming: bool,
+    ) -> Result<Arc<LinkState>, Unfit> {
         let identity = table.identities.get(&link.own).ok_or(Unfit::NoIdentity(link.own))?;
         if let Some(other) = table.links.get(&link) {
             return Err(Unfit::KeyTaken(link.remote, other.peer.clone()));
         }
         let (identity, indexes) = (Arc::clone(identity), self.indexes.clone());
-        Ok(Arc::new(LinkState::new(link, peer.clone(), identity, indexes, warming)))
+        Ok(Arc::new(LinkState::new(link, peer.clone(), endpoint, identity, indexes, warming)))
     }
 
     fn add_link(&self, table: &mut Table, name: &PeerName, link: Link, out: &mut Vec<Datagram>) -> Result<(), Unfit> {
@@ -82,14 +90,14 @@ impl Engine {
         let there = peer.told.read().links.get(&link).cloned();
         let state = match there {
             Some(state) => state,
-            None => self.new_link(table, name, link, true)?,
+            None => self.new_link(table, name, peer.active().endpoint(), link, true)?,
         };
         {
             let mut tunn = state.tunn.lock();
             if tunn.time_since_last_handshake().is_none()
                 && let Some(first) = tunn.format_handshake_initiation(false)
             {
-                self.emit(&state, peer.endpoint(), WgKind::HandshakeInit(first), out);
+                self.emit(&state, state.endpoint(), WgKind::HandshakeInit(first), out);
             }
         }
         table.links.insert(link, Arc::clone(&state));

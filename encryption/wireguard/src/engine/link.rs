@@ -1,5 +1,6 @@
 //! One link: a noise session with its counters.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -12,7 +13,7 @@ use gotatun::noise::rate_limiter::RateLimiter;
 use gotatun::packet::WgKind;
 use gotatun::tun::MtuWatcher;
 use gotatun::x25519;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 /// Handshakes a second and source address beyond which cookies are asked for (white paper section 5.3): two nodes that
 /// share an address, each rotating and with lost messages, stay far below.
@@ -40,6 +41,8 @@ pub(crate) struct LinkState {
     pub(crate) peer: PeerName,
     pub(crate) identity: Arc<Identity>,
     pub(crate) tunn: Mutex<Tunn>,
+    /// Where the peer was last heard from on this link: each key of a kernel's device has a port of its own.
+    endpoint: RwLock<SocketAddr>,
     /// Added beside others, and not yet confirmed once.
     warming: AtomicBool,
     confirmed: AtomicBool,
@@ -52,7 +55,14 @@ pub(crate) struct LinkState {
 }
 
 impl LinkState {
-    pub(crate) fn new(link: Link, peer: PeerName, identity: Arc<Identity>, indexes: IndexTable, warming: bool) -> Self {
+    pub(crate) fn new(
+        link: Link,
+        peer: PeerName,
+        endpoint: SocketAddr,
+        identity: Arc<Identity>,
+        indexes: IndexTable,
+        warming: bool,
+    ) -> Self {
         let tunn = Tunn::new(
             identity.private.clone(),
             x25519::PublicKey::from(*link.remote.as_bytes()),
@@ -66,6 +76,7 @@ impl LinkState {
             peer,
             identity,
             tunn: Mutex::new(tunn),
+            endpoint: RwLock::new(endpoint),
             warming: AtomicBool::new(warming),
             confirmed: AtomicBool::new(false),
             handshakes: AtomicU64::new(0),
@@ -75,6 +86,21 @@ impl LinkState {
             tx_bytes: AtomicU64::new(0),
             received: Mutex::new(None),
         }
+    }
+
+    pub(crate) fn endpoint(&self) -> SocketAddr {
+        *self.endpoint.read()
+    }
+
+    /// A message on a session that stands came from there (white paper section 2.1: roaming).
+    pub(crate) fn heard_from(&self, from: SocketAddr) {
+        if self.endpoint() != from {
+            *self.endpoint.write() = from;
+        }
+    }
+
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::Relaxed)
     }
 
     /// The peer has shown that it has the session's keys. Whether this is news.

@@ -71,8 +71,6 @@ pub(crate) fn network(prefix: IpNet) -> Option<IpNetwork> {
 }
 
 pub(crate) struct PeerState {
-    /// Where it was last heard from.
-    endpoint: RwLock<SocketAddr>,
     active: RwLock<Arc<LinkState>>,
     pub(crate) told: RwLock<Told>,
     source_refused: AtomicU64,
@@ -87,24 +85,14 @@ pub(crate) struct Told {
 }
 
 impl PeerState {
-    pub(crate) fn new(endpoint: SocketAddr, keepalive_s: Option<u16>, link: Arc<LinkState>) -> Self {
+    /// `link`: its first one, which leads to the endpoint that was told.
+    pub(crate) fn new(keepalive_s: Option<u16>, link: Arc<LinkState>) -> Self {
+        let endpoint = link.endpoint();
         let links = BTreeMap::from([(link.link, Arc::clone(&link))]);
         Self {
-            endpoint: RwLock::new(endpoint),
             active: RwLock::new(link),
             told: RwLock::new(Told { endpoint, keepalive_s, links, prefixes: BTreeSet::new() }),
             source_refused: AtomicU64::new(0),
-        }
-    }
-
-    pub(crate) fn endpoint(&self) -> SocketAddr {
-        *self.endpoint.read()
-    }
-
-    /// An authenticated message came from there (white paper section 2.1: roaming).
-    pub(crate) fn heard_from(&self, from: SocketAddr) {
-        if self.endpoint() != from {
-            *self.endpoint.write() = from;
         }
     }
 
@@ -137,7 +125,7 @@ impl PeerState {
 
     fn stats(&self) -> PeerStats {
         PeerStats {
-            endpoint: self.endpoint(),
+            endpoint: self.active().endpoint(),
             // The engine knows of no interface; the device fills it in.
             ifindex: 0,
             links: self.links().iter().map(|link| (link.link, link.stats())).collect(),

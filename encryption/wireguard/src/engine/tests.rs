@@ -127,3 +127,49 @@ fn a_peer_that_goes_in_the_middle_of_a_handshake_leaves_nothing_behind() {
     engine.tick(&mut Vec::new());
     assert_eq!(engine.by_index.read().len(), 0);
 }
+
+/// Where the peer's kernel has its second key.
+fn elsewhere() -> SocketAddr {
+    "192.0.2.1:51872".parse().unwrap()
+}
+
+/// Where packets to the peer go.
+fn way(engine: &Engine) -> SocketAddr {
+    let mut out = Vec::new();
+    engine.seal(VnetHeader::default(), &packet(), &mut out);
+    assert_eq!(out.len(), 1);
+    assert_eq!(engine.look().1[&name()].endpoint, out[0].0);
+    out[0].0
+}
+
+#[test]
+fn each_link_leads_to_where_it_was_heard_from() {
+    let pair = Pair::new();
+    let mut out = Vec::new();
+    pair.other.apply(Change::Activate { peer: name(), link: link(2, 11) }, &mut out).unwrap();
+    pair.other.seal(VnetHeader::default(), &packet(), &mut out);
+    assert_eq!(out.len(), 1);
+    pair.engine.open(elsewhere(), &out[0].1, &mut Vec::new(), |_| {});
+    assert_eq!(way(&pair.engine), at(), "the active link was not heard");
+    pair.engine.apply(Change::Activate { peer: name(), link: link(11, 2) }, &mut Vec::new()).unwrap();
+    assert_eq!(way(&pair.engine), elsewhere());
+    pair.engine.apply(Change::SetEndpoint { peer: name(), endpoint: at() }, &mut Vec::new()).unwrap();
+    assert_eq!(way(&pair.engine), at(), "what is told counts for all");
+}
+
+#[test]
+fn a_session_moves_when_the_new_one_is_heard_and_not_before() {
+    let pair = Pair::new();
+    pair.engine.apply(Change::Activate { peer: name(), link: link(11, 2) }, &mut Vec::new()).unwrap();
+    let mut first = Vec::new();
+    pair.other.apply(Change::RemoveLink { peer: name(), link: link(2, 11) }, &mut Vec::new()).unwrap();
+    pair.other.apply(Change::AddLink { peer: name(), link: link(2, 11) }, &mut first).unwrap();
+    let mut answer = Vec::new();
+    pair.engine.open(elsewhere(), &first[0].1, &mut answer, |_| {});
+    assert_eq!(answer[0].0, elsewhere());
+    assert_eq!(way(&pair.engine), at(), "the peer may still await the answer");
+    let mut word = Vec::new();
+    pair.other.open(at(), &answer[0].1, &mut word, |_| {});
+    pair.engine.open(elsewhere(), &word[0].1, &mut Vec::new(), |_| {});
+    assert_eq!(way(&pair.engine), elsewhere());
+}
