@@ -30,7 +30,7 @@ test: setup
 unit:
 	@scripts/unit.sh
 
-## End to end: `make e2e TOPIC=rack|mesh|encryption|bgp|datapath|kube` prints a line for each thing shown.
+## End to end: `make e2e TOPIC=rack|mesh|encryption|bgp|datapath|kube|vm` prints a line for each thing shown.
 e2e: build
 	@scripts/e2e.sh $(TOPIC)
 

@@ -14,3 +14,6 @@ echo "soak: property tests of the mesh, 100,000 cases each"
 PROPTEST_CASES=100000 cargo test --locked --release -p causeway-mesh-schema -p causeway-mesh-kv
 echo "soak: $runs simulated rotations of keys"
 CAUSEWAY_SIM_RUNS=$runs cargo test --locked --release -p causeway-encryption-plan --test simulation
+echo "soak: the kernel's WireGuard, in a virtual machine"
+cargo build --locked --workspace --all-targets
+scripts/e2e.sh vm

@@ -185,6 +185,8 @@ fn naive(report: &mut Report, site: &Site) {
         lab.lab("start", &[&agent])?;
         healthy(lab, NODE)?;
         let took = switched(lab, &before, &[NODE], &NODES)?;
+        // Ways that nobody went for minutes have no session.
+        site.warm()?;
         device::sessions(lab, &NODES, NODES.len() - 1, SOON)?;
         std::thread::sleep(AFTER);
         let Round { seen, resets, .. } = ring.finish()?;
