@@ -323,6 +323,7 @@ fn start_encryption(
         settings,
         device,
         Arc::new(Maps(agent.datapath.clone())),
+        agent.tables.guarded.clone(),
         Box::new(steering::Kernel::default()),
         Box::new(underlay_mtu(config.devices.clone())),
         KeyFile::new(chosen.key_file.clone()),
@@ -424,7 +425,7 @@ fn start_controllers(
     let rows = agent.datapath.services().context("reading the service map")?;
     let mut controller = services::Controller::new(inputs, &t.lb, families).adopting(rows.into_keys());
     if config.encryption.enabled {
-        controller = controller.encrypting(config.encryption.modes.clone());
+        controller = controller.encrypting(config.encryption.modes.clone(), &t.withheld);
     } else {
         t.guarded.mark_synced();
     }

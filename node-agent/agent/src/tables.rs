@@ -1,5 +1,8 @@
 //! The agent's tables by name. `intent` and `cni` fill the first group, `control` the second, `realize` reads it.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use causeway_api::cni::Attachment;
 use causeway_bgp_speaker::Secret;
 use causeway_datapath_loader::Frontend;
@@ -62,6 +65,10 @@ pub(crate) struct Tables {
     // Desired.
     pub(crate) lb: Shared<Frontend, LbRow>,
     pub(crate) ipcache: Shared<IpNet, IpcacheRow>,
+
+    // What is not used.
+    /// Backends of other clusters that lie in no range of `guarded`, by Service.
+    pub(crate) withheld: Shared<Key, BTreeSet<IpAddr>>,
 
     // About the inputs.
     pub(crate) rejected: Shared<RejectedKey, Rejected>,

@@ -1,6 +1,8 @@
 //! What the admin socket and the metrics show of encryption between nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use causeway_api::encryption::{
@@ -12,6 +14,7 @@ use causeway_datapath_abi::Counter;
 use causeway_datapath_loader::Hook;
 use causeway_encryption_plan::{Link, LinkStats, PeerName};
 use causeway_k8s::CiliumNode;
+use causeway_table::Shared;
 use futures::StreamExt as _;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -67,7 +70,7 @@ impl Admin {
                 })
                 .unwrap_or_default(),
             peers: peers(&report),
-            problems: problems(&report),
+            problems: problems(&report).into_iter().chain(withheld(&self.tables.withheld)).collect(),
         })
     }
 
@@ -148,6 +151,25 @@ fn keys(report: &Report) -> Vec<KeyView> {
 fn problems(report: &Report) -> Vec<String> {
     let named = report.wanted.problems.iter().map(ToString::to_string);
     report.gone.iter().chain(&report.errors).cloned().chain(named).collect()
+}
+
+/// Services of which backends are left out are named up to here.
+const NAMED: usize = 10;
+
+/// What is not used since it could not be encrypted.
+fn withheld(services: &Shared<Key, BTreeSet<IpAddr>>) -> Vec<String> {
+    let words = |(key, addresses): (&Key, &Arc<BTreeSet<IpAddr>>)| {
+        let first = addresses.first().map(ToString::to_string).unwrap_or_default();
+        let (count, more) = (addresses.len(), if addresses.len() > 1 { " and others" } else { "" });
+        format!(
+            "Service {key}: {count} backends of other clusters are not used, since no node is known that has {first}{more}"
+        )
+    };
+    let (mut named, all) = services.read(|t| (t.iter().take(NAMED).map(words).collect::<Vec<_>>(), t.len()));
+    if all > NAMED {
+        named.push(format!("and so with {} more Services", all - NAMED));
+    }
+    named
 }
 
 fn guard(running: &Running, report: &Report) -> Guard {

@@ -173,6 +173,8 @@ pub(crate) struct Wanted {
     pub(crate) pods: BTreeSet<IpNet>,
     /// Other nodes' addresses: by the device, if a pod sends, or with node encryption.
     nodes: BTreeMap<IpNet, PeerName>,
+    /// Ranges of nodes whose mode is off.
+    pub(crate) released: BTreeSet<IpNet>,
     /// Nodes that must be reached before there is a tunnel, since keys are told through their API server.
     bootstrap: BTreeSet<PeerName>,
     pub(crate) problems: Vec<Problem>,
@@ -384,11 +386,12 @@ fn refuse_prefixes(inputs: &Inputs<'_>, candidates: &mut BTreeMap<PeerName, Want
 /// guard asks nothing of what this node itself sends to where no row is.
 fn exempt_plain(inputs: &Inputs<'_>, wanted: &mut Wanted) {
     let off = inputs.nodes.iter().filter(|node| inputs.policy.modes.of(node) == Mode::Off);
-    let theirs =
-        off.flat_map(|node| node.pod_cidrs.iter().copied().chain(node.addresses.iter().map(|ip| (*ip).into())));
-    for prefix in theirs {
-        if !wanted.guard.contains_key(&prefix) && is_within(&wanted.guard, prefix) {
-            wanted.guard.insert(prefix, (EncryptEntry::Plain, None));
+    wanted.released = off
+        .flat_map(|node| node.pod_cidrs.iter().copied().chain(node.addresses.iter().map(|ip| (*ip).into())))
+        .collect();
+    for prefix in &wanted.released {
+        if !wanted.guard.contains_key(prefix) && is_within(&wanted.guard, *prefix) {
+            wanted.guard.insert(*prefix, (EncryptEntry::Plain, None));
         }
     }
 }

@@ -144,8 +144,8 @@ pub(crate) struct Controller {
     waiting: BTreeSet<Key>,
     /// `None`: traffic is not encrypted.
     cover: Option<Cover>,
-    /// How many addresses of other clusters each Service may not use yet, since no range of the guard holds them.
-    withheld: BTreeMap<Key, usize>,
+    /// Addresses of other clusters that a Service does not use, since no range of the guard holds them.
+    withheld: Shared<Key, BTreeSet<IpAddr>>,
 }
 
 impl Controller {
@@ -162,12 +162,14 @@ impl Controller {
             synced: Synced::default(),
             waiting: BTreeSet::new(),
             cover: None,
-            withheld: BTreeMap::new(),
+            withheld: Shared::default(),
         }
     }
 
-    /// Traffic is encrypted: backends of clusters that these modes require it for are used when the guard knows them.
-    pub(crate) fn encrypting(mut self, modes: Modes) -> Controller {
+    /// Traffic is encrypted: backends of clusters that these modes require it for are used when the guard knows them, and
+    /// are named in `withheld` until then.
+    pub(crate) fn encrypting(mut self, modes: Modes, withheld: &Shared<Key, BTreeSet<IpAddr>>) -> Controller {
+        self.withheld = withheld.clone();
         self.cover = Some(Cover::new(self.inputs.guarded.clone(), modes));
         self
     }
@@ -207,7 +209,7 @@ impl Controller {
         }
         match self.cover.as_mut().map_or(News::None, |cover| cover.learn(&changed.guarded)) {
             News::None => {}
-            News::More => keys.extend(self.withheld.keys().cloned()),
+            News::More => self.withheld.read(|t| keys.extend(t.iter().map(|(key, _)| key.clone()))),
             News::Fewer => keys.extend(self.uses.keys().cloned()),
         }
         let moved = self.moved(changed.clusters);
@@ -275,7 +277,11 @@ impl Controller {
                 made
             }
         };
-        self.withhold(key, made.withheld.len());
+        if made.withheld.is_empty() {
+            self.withheld.delete(key);
+        } else {
+            self.withheld.set(key.clone(), made.withheld);
+        }
         self.watch(key, made.targets, made.clusters);
         let touched = self.claims.set(key, made.rows);
         self.lb.write(|t| {
@@ -310,21 +316,6 @@ impl Controller {
             Offered { cluster, stage: row.as_ref().map(|row| row.stage).unwrap_or_default(), guarded, offer }
         };
         offers.into_iter().map(offered).collect()
-    }
-
-    /// Remembers, and tells people.
-    fn withhold(&mut self, key: &Key, addresses: usize) {
-        let before =
-            if addresses == 0 { self.withheld.remove(key) } else { self.withheld.insert(key.clone(), addresses) };
-        match (before.unwrap_or_default(), addresses) {
-            (before, now) if before == now => {}
-            (_, 0) => tracing::info!(service = %key, "all its backends of other clusters are in encrypted ranges now"),
-            (_, now) => tracing::warn!(
-                service = %key,
-                addresses = now,
-                "backends of other clusters wait until the nodes that they are on are known, since traffic is encrypted"
-            ),
-        }
     }
 
     /// Remembers what the Service looks at, and tells the prober.

@@ -2,7 +2,7 @@
 //! `control::encryption` wants.
 //!
 //! - [`driver`]: one pass, blocking; called on tokio's blocking threads.
-//! - [`guard`]: the datapath's map of ranges that must be encrypted.
+//! - [`guard`]: the datapath's map of ranges that must be encrypted; [`rows`]: what is in it, why, and until when.
 //! - [`steering`]: routes and rules.
 //! - [`tally`]: counts that only rise.
 //!
@@ -11,6 +11,7 @@
 
 pub(crate) mod driver;
 pub(crate) mod guard;
+pub(crate) mod rows;
 pub(crate) mod steering;
 pub(crate) mod tally;
 
@@ -149,7 +150,6 @@ impl Task {
         let mut others = (tables.own_node.reader(), tables.mesh_clusters.reader());
         let mut answers: Vec<Answer> = Vec::new();
         let mut said = BTreeSet::new();
-        let mut covered = None;
         loop {
             let _ = (readers.0.changes(), readers.1.changes(), readers.2.changes());
             let _ = (others.0.changes(), others.1.changes());
@@ -168,7 +168,6 @@ impl Task {
             };
             (driver, gather) = (same_driver, same_gather);
             said = tell(&report, &said);
-            covered = cover(&tables, report.covered.as_ref(), covered);
             let changed = report.announcement.is_some();
             self.announcement.send_if_modified(|old| {
                 let other = changed && *old != report.announcement;
@@ -214,22 +213,6 @@ fn tell(report: &Report, said: &BTreeSet<String>) -> BTreeSet<String> {
         tracing::info!("encryption: no longer: {problem}");
     }
     now
-}
-
-/// Tells the rest of the agent which ranges are guarded, if that has changed; gives what was told.
-fn cover(
-    tables: &Tables,
-    now: Option<&Arc<BTreeSet<IpNet>>>,
-    told: Option<Arc<BTreeSet<IpNet>>>,
-) -> Option<Arc<BTreeSet<IpNet>>> {
-    let Some(now) = now else { return told };
-    if !told.as_ref().is_some_and(|told| Arc::ptr_eq(told, now)) {
-        tables.guarded.write(|t| {
-            t.replace(now.iter().map(|prefix| (*prefix, ())));
-            t.mark_synced();
-        });
-    }
-    Some(now.clone())
 }
 
 fn clock(started: Instant) -> Clock {

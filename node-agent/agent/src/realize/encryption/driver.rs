@@ -16,9 +16,11 @@ use causeway_encryption_plan::{
     PeerStats, PeerView, Phase, PrivateKey, PublicKey, RemoteKeys, Rotation, RotationConfig, Snapshot, Start,
     active_link, cold_links, links, plan,
 };
+use causeway_table::Shared;
 use ipnet::IpNet;
 
 use super::guard::Guard;
+use super::rows::{Rows, Wish};
 use super::steering::{MARK, Paths, Steering};
 use super::tally::{Counts, Tally};
 use crate::control::encryption::{self as control, NodeWords, Own, Policy, Wanted};
@@ -28,9 +30,6 @@ pub(crate) const DEVICE: &str = "cilium_wg0";
 
 /// How often a handshake that came to nothing is begun again. WireGuard itself gives one up after 90 s.
 const WARM_AGAIN: Duration = Duration::from_secs(5);
-
-/// How long a range stays guarded after the last node that has it is gone: Services may lead there still.
-const GUARD_LINGER: Duration = Duration::from_secs(30);
 
 /// How often routes and rules are compared with the kernel's although nothing has changed.
 const STEER_AGAIN: Duration = Duration::from_secs(10);
@@ -114,8 +113,6 @@ pub(crate) struct Report {
     pub(crate) phase: Option<Phase>,
     pub(crate) lagging: Vec<PeerName>,
     pub(crate) guard_rows: usize,
-    /// Ranges that nothing leaves for in plaintext, and that somebody wants; absent until the guard's map was read.
-    pub(crate) covered: Option<Arc<BTreeSet<IpNet>>>,
     /// What went wrong in this pass.
     pub(crate) errors: Vec<String>,
     /// What keeps pods from starting, if something does.
@@ -142,12 +139,7 @@ pub(crate) struct Driver {
     unstored: bool,
     /// The newest wish of the own CiliumNode that was granted.
     granted: Option<Duration>,
-    /// Rows of the guard in the map; absent until they were read.
-    rows: Option<BTreeMap<IpNet, EncryptEntry>>,
-    /// Those that this process has wanted, and since when it no longer does.
-    wished: BTreeMap<IpNet, Option<Duration>>,
-    /// [`Report::covered`], until a row changes.
-    covered: Option<Arc<BTreeSet<IpNet>>>,
+    rows: Rows,
     /// Interfaces of the device that carry the datapath's program.
     attached: BTreeSet<u32>,
     /// What the device held at last.
@@ -165,6 +157,7 @@ impl Driver {
         settings: Settings,
         device: Box<dyn Device>,
         guard: Arc<dyn Guard>,
+        guarded: Shared<IpNet, ()>,
         steering: Box<dyn Steering>,
         underlay: Box<dyn Fn() -> Result<u32, String> + Send>,
         key_file: KeyFile,
@@ -172,6 +165,7 @@ impl Driver {
         Driver {
             settings,
             device,
+            rows: Rows::new(guard.clone(), guarded),
             guard,
             steering,
             underlay,
@@ -180,9 +174,6 @@ impl Driver {
             unmade: false,
             unstored: false,
             granted: None,
-            rows: None,
-            wished: BTreeMap::new(),
-            covered: None,
             attached: BTreeSet::new(),
             held: Actual::default(),
             confirmed: BTreeSet::new(),
@@ -216,13 +207,12 @@ impl Driver {
             report.unready = Some("this node has no pod CIDR yet".to_owned());
         }
         self.load_keys(now, &mut report);
-        self.close(intent, &mut report);
+        self.close(now, intent, &mut report);
         match self.device_pass(now, intent, &mut report) {
             Ok(()) => {}
             Err(DeviceError::Gone(why)) => {
                 self.attached.clear();
                 self.confirmed.clear();
-                // Whatever comes next holds nothing, until it says otherwise.
                 report.unready = Some(why.clone());
                 report.gone = Some(why);
             }
@@ -250,70 +240,25 @@ impl Driver {
     }
 
     /// Guards what is known, before anything else.
-    fn close(&mut self, intent: &Intent, report: &mut Report) {
+    fn close(&mut self, now: Clock, intent: &Intent, report: &mut Report) {
         report.wanted = Arc::new(self.want(intent));
         report.exempt = report.wanted.exempt(&self.confirmed);
-        self.set_rows(report);
+        self.set_rows(now, intent, report);
     }
 
-    fn set_rows(&mut self, report: &mut Report) {
+    fn set_rows(&mut self, now: Clock, intent: &Intent, report: &mut Report) {
         let wanted = report.wanted.guard(&report.exempt);
-        let guard = self.guard.clone();
-        let mut failed = |what: String| {
-            report.unready.get_or_insert(what.clone());
-            report.errors.push(what);
-        };
-        if self.rows.is_none() {
-            match guard.rows() {
-                Ok(rows) => self.rows = Some(rows),
-                Err(error) => return failed(format!("reading the guard's map: {error}")),
-            }
-        }
-        let Some(rows) = &mut self.rows else { return };
-        for (prefix, row) in wanted {
-            if self.wished.insert(prefix, None) != Some(None) {
-                self.covered = None;
-            }
-            if rows.get(&prefix) == Some(&row) {
-                continue;
-            }
-            match guard.set(prefix, row) {
-                Ok(()) => {
-                    rows.insert(prefix, row);
-                    self.covered = None;
-                }
-                Err(error) => failed(format!("guarding {prefix}: {error}")),
-            }
+        for error in self.rows.close(now.steady, wish(intent, report, &wanted)) {
+            report.unready.get_or_insert(error.clone());
+            report.errors.push(error);
         }
     }
 
-    /// Rows that nobody wants go last, and not before those who send there have heard of it. What an earlier process left
-    /// goes when everything is known.
+    /// Rows that nobody wants go last.
     fn drop_rows(&mut self, now: Clock, intent: &Intent, report: &mut Report) {
         let wanted = report.wanted.guard(&report.exempt);
-        let Some(rows) = &mut self.rows else { return };
-        for (_, since) in self.wished.iter_mut().filter(|(prefix, _)| !wanted.contains_key(*prefix)) {
-            if since.is_none() {
-                *since = Some(now.steady);
-                self.covered = None;
-            }
-        }
-        let stale = |(prefix, row): &(&IpNet, &EncryptEntry)| match self.wished.get(*prefix) {
-            _ if wanted.contains_key(*prefix) => false,
-            Some(Some(since)) => **row == EncryptEntry::Plain || now.steady >= since.saturating_add(GUARD_LINGER),
-            Some(None) | None => intent.complete(),
-        };
-        let gone: Vec<IpNet> = rows.iter().filter(stale).map(|(prefix, _)| *prefix).collect();
-        for prefix in gone {
-            match self.guard.delete(prefix) {
-                Ok(()) => {
-                    rows.remove(&prefix);
-                    self.wished.remove(&prefix);
-                    self.covered = None;
-                }
-                Err(error) => report.errors.push(format!("no longer guarding {prefix}: {error}")),
-            }
-        }
+        let errors = self.rows.open(now.steady, wish(intent, report, &wanted));
+        report.errors.extend(errors);
     }
 
     fn load_keys(&mut self, now: Clock, report: &mut Report) {
@@ -538,7 +483,7 @@ impl Driver {
     fn steer(&mut self, now: Clock, intent: &Intent, snapshot: &Snapshot, report: &mut Report) {
         // By what the device says now; a node that has just become exempt loses its route and its row together.
         report.exempt = report.wanted.exempt(&self.confirmed);
-        self.set_rows(report);
+        self.set_rows(now, intent, report);
         let policy = &self.settings.policy;
         let elsewhere = elsewhere(&report.wanted, snapshot);
         let way = |prefix: &IpNet| (*prefix, elsewhere.get(prefix).copied().unwrap_or(report.ifindex));
@@ -569,21 +514,7 @@ impl Driver {
         }
     }
 
-    /// Rows in the map that keep packets in, but for those that only linger.
-    fn cover(&mut self) -> Option<Arc<BTreeSet<IpNet>>> {
-        let rows = self.rows.as_ref()?;
-        let keeps = |(prefix, row): &(&IpNet, &EncryptEntry)| {
-            let lingers = matches!(self.wished.get(*prefix), Some(Some(_)));
-            matches!(row, EncryptEntry::RemotePods | EncryptEntry::RemoteNode { .. }) && !lingers
-        };
-        let covered = self.covered.take();
-        let covered =
-            covered.unwrap_or_else(|| Arc::new(rows.iter().filter(keeps).map(|(prefix, _)| *prefix).collect()));
-        self.covered = Some(covered.clone());
-        Some(covered)
-    }
-
-    fn finish(&mut self, mut report: Report) -> Report {
+    fn finish(&self, mut report: Report) -> Report {
         if let Some(rotation) = &self.rotation {
             let keys = rotation.keys();
             let role = |epoch: u32| match epoch.cmp(&keys.current.epoch) {
@@ -598,8 +529,7 @@ impl Driver {
             report.lagging = rotation.lagging().cloned().collect();
         }
         report.totals = self.tally.totals();
-        report.guard_rows = self.rows.as_ref().map_or(0, BTreeMap::len);
-        report.covered = self.cover();
+        report.guard_rows = self.rows.len();
         report.announcement.clone_from(&self.announcement);
         report
     }
@@ -617,6 +547,11 @@ impl Driver {
         }
         Ok(())
     }
+}
+
+fn wish<'a>(intent: &Intent, report: &'a Report, wanted: &'a BTreeMap<IpNet, EncryptEntry>) -> Wish<'a> {
+    let (complete, remote_known) = (intent.complete(), intent.remote_known);
+    Wish { wanted, released: &report.wanted.released, complete, remote_known }
 }
 
 /// A new key, stored as the next one.

@@ -8,7 +8,10 @@ use causeway_encryption_plan::{
     Announcement, Change, DeviceSpec, Link, PrivateKey, PublicKey, RotationConfig, Snapshot,
 };
 
+use causeway_table::Shared;
+
 use super::driver::Settings;
+use super::guard::Guard;
 use super::steering::Paths;
 use super::*;
 use crate::control::encryption::{Mode, Modes, Policy, Standing};
@@ -23,6 +26,7 @@ struct World {
     journal: Arc<Mutex<Vec<String>>>,
     rows: Arc<Mutex<BTreeMap<IpNet, EncryptEntry>>>,
     paths: Arc<Mutex<Option<Paths>>>,
+    guarded: Shared<IpNet, ()>,
     /// A peer that lives on another interface than the first.
     elsewhere: Arc<Mutex<Option<(PeerName, u32)>>>,
 }
@@ -187,7 +191,7 @@ fn settings() -> Settings {
 
 fn driver(world: &World, settings: Settings, keys: KeyFile) -> Driver {
     let (device, guard, steering) = (Box::new(world.clone()), Arc::new(world.clone()), Box::new(world.clone()));
-    Driver::new(settings, device, guard, steering, Box::new(|| Ok(1500)), keys)
+    Driver::new(settings, device, guard, world.guarded.clone(), steering, Box::new(|| Ok(1500)), keys)
 }
 
 fn private(n: u8) -> PrivateKey {
@@ -248,7 +252,9 @@ fn the_guard_comes_first_and_the_routes_last() {
         notes.into_iter().filter(|note| !note.starts_with("routes")).collect::<Vec<_>>()
     };
     assert_eq!(notes_after(29), [] as [&str; 0], "whoever sends there may not have heard of it");
-    assert_eq!(notes_after(1), ["unguard 10.0.0.2/32", "unguard 10.1.2.0/24"]);
+    assert_eq!(notes_after(1), ["unguard 10.0.0.2/32"], "another host may have it soon");
+    assert_eq!(notes_after(1169), [] as [&str; 0], "TCP still sends again");
+    assert_eq!(notes_after(1), ["unguard 10.1.2.0/24"]);
 }
 
 #[test]
@@ -272,25 +278,68 @@ fn a_peer_that_comes_later_is_knocked_at_as_soon() {
 }
 
 #[test]
-fn what_is_covered_is_what_the_map_has_and_somebody_wants() {
-    let covered = |report: &Report| {
-        let ranges: Vec<String> = report.covered.as_ref().unwrap().iter().map(ToString::to_string).collect();
-        ranges.join(" ")
-    };
+fn what_is_told_is_what_the_map_has_and_somebody_wants() {
     let mut bed = Bed::new().node(2);
+    let guarded =
+        |bed: &Bed| bed.world.guarded.read(|t| t.iter().map(|(p, _)| p.to_string()).collect::<Vec<_>>().join(" "));
     let with_node = "10.0.0.2/32 10.1.2.0/24";
-    assert_eq!(covered(&bed.pass()), with_node, "not the own pods: they are no backends of others");
+    bed.intent.remote_known = false;
+    bed.pass();
+    assert_eq!(guarded(&bed), with_node, "not the own pods: they are no backends of others");
+    assert!(!bed.world.guarded.synced(), "others may have left ranges");
+    bed.intent.remote_known = true;
+    bed.pass();
+    assert!(bed.world.guarded.synced());
     bed.world.device.lock().unwrap().gone = true;
-    assert_eq!(covered(&bed.pass()), with_node, "the guard holds without a device");
+    bed.pass();
+    assert_eq!(guarded(&bed), with_node, "the guard holds without a device");
     bed.world.device.lock().unwrap().restart();
     let nodes = std::mem::take(&mut bed.intent.nodes);
-    assert_eq!(covered(&bed.pass()), "", "before the rows go");
-    assert_eq!(bed.world.rows().unwrap().len(), 3);
+    bed.pass();
+    assert_eq!((guarded(&bed).as_str(), bed.world.rows().unwrap().len()), ("", 3), "before the rows go");
     bed.pass_after(20);
     bed.intent.nodes = nodes;
-    assert_eq!(covered(&bed.pass()), with_node, "it is back in time");
-    assert_eq!(covered(&bed.pass_after(40)), with_node);
-    assert_eq!(bed.world.rows().unwrap().len(), 3);
+    bed.pass();
+    assert_eq!(guarded(&bed), with_node, "it is back in time");
+    bed.pass_after(1300);
+    assert_eq!((guarded(&bed).as_str(), bed.world.rows().unwrap().len()), (with_node, 3));
+}
+
+#[test]
+fn a_row_that_lingers_is_for_pods_alone() {
+    let mut bed = Bed::with(World::default(), |settings| settings.policy.encrypt_node = true).node(2);
+    bed.pass();
+    let row = |bed: &Bed| bed.world.rows().unwrap().get(&"10.0.0.2/32".parse().unwrap()).copied();
+    assert_eq!(row(&bed), Some(EncryptEntry::RemoteNode { hosts_too: true }));
+    bed.intent.nodes.clear();
+    bed.pass();
+    assert_eq!(row(&bed), Some(EncryptEntry::RemoteNode { hosts_too: false }), "an API server may be there");
+}
+
+#[test]
+fn what_an_earlier_process_left_lingers_too_unless_it_may_be_in_the_clear() {
+    let south_is_off = |settings: &mut Settings| {
+        settings.policy.modes = Modes::parse(Mode::Required, "south=off").unwrap();
+    };
+    let mut bed = Bed::with(World::default(), south_is_off).node(2);
+    let left = ["10.1.8.0/24", "10.1.9.0/24"].map(|range| range.parse::<IpNet>().unwrap());
+    for range in left {
+        bed.world.set(range, EncryptEntry::RemotePods).unwrap();
+    }
+    bed.intent.unread = ["west".into()].into();
+    bed.pass();
+    let has = |bed: &Bed| left.map(|range| bed.world.rows().unwrap().contains_key(&range));
+    let told = |bed: &Bed| left.map(|range| bed.world.guarded.get(&range).is_some());
+    assert_eq!((has(&bed), told(&bed)), ([true; 2], [true; 2]), "whose they are is not known yet");
+    let off = NodeWords { cluster: "south".into(), own_cluster: false, pod_cidrs: [left[0]].into(), ..node(8) };
+    bed.intent.nodes.push(off);
+    bed.pass_after(1);
+    assert_eq!((has(&bed), told(&bed)), ([false, true], [false, true]), "cluster south is off by now");
+    bed.intent.unread.clear();
+    bed.pass_after(1);
+    assert_eq!((has(&bed), told(&bed)), ([false, true], [false; 2]));
+    bed.pass_after(30);
+    assert_eq!(has(&bed), [false; 2]);
 }
 
 #[test]
@@ -415,6 +464,9 @@ fn what_an_earlier_process_left_stays_until_the_nodes_are_known() {
     assert!(report.adopted.is_empty());
     let notes = world.take_notes();
     assert_eq!(notes[..2], ["device removePeer", "routes 1 and no others"]);
+    assert!(!notes.iter().any(|note| note.starts_with("unguard")), "Services may still lead there");
+    next.pass_after(30);
+    let notes = world.take_notes();
     assert!(notes.contains(&"unguard 10.9.0.0/16".to_owned()) && notes.contains(&"unguard 10.1.3.0/24".to_owned()));
 }
 

@@ -77,7 +77,7 @@ impl World {
     /// As [`World::new`], with encryption and these modes of other clusters.
     fn encrypting(modes: &str) -> World {
         let mut w = World::new();
-        w.c = w.c.encrypting(Modes::parse(Mode::Required, modes).unwrap());
+        w.c = w.c.encrypting(Modes::parse(Mode::Required, modes).unwrap(), &Shared::default());
         w
     }
 
@@ -433,13 +433,16 @@ fn with_encryption_backends_wait_for_a_guarded_range() {
     let frontend = "10.96.0.1:80/TCP";
     w.offer("web", 2, vec![slice_of(&[HTTP], &[("10.2.0.2", "ready"), ("10.2.1.2", "ready")])]);
     assert_eq!(w.backends(frontend), LOCAL, "where cluster 2 is, nobody knows yet");
+    let withheld = |w: &World| w.c.withheld.get(&Key::new("d", "web")).map(|addresses| addresses.len());
+    assert_eq!(withheld(&w), Some(2));
     assert_eq!(w.watched(), "", "and nobody is to probe");
     assert_eq!(w.guard(&["10.9.0.0/16"], true), 1, "those who wait look again");
     assert_eq!(w.backends(frontend), LOCAL);
     w.guard(&["10.2.0.0/24"], true);
-    assert_eq!(w.backends(frontend), BOTH_CLUSTERS);
+    assert_eq!((w.backends(frontend).as_str(), withheld(&w)), (BOTH_CLUSTERS, Some(1)));
     w.guard(&["10.0.0.0/8"], true);
     assert_eq!(w.backends(frontend), format!("{BOTH_CLUSTERS} 10.2.1.2:8080@2"));
+    assert_eq!(withheld(&w), None);
     assert_eq!(w.guard(&["10.3.0.0/24"], true), 0, "nobody waits any more");
     w.guard(&["10.0.0.0/8"], false);
     assert_eq!(w.backends(frontend), BOTH_CLUSTERS);
@@ -451,7 +454,7 @@ fn with_encryption_backends_wait_for_a_guarded_range() {
 #[test]
 fn after_a_restart_what_is_guarded_is_waited_for() {
     let mut w = World::unsynced();
-    w.c = w.c.encrypting(Modes::parse(Mode::Required, "").unwrap());
+    w.c = w.c.encrypting(Modes::parse(Mode::Required, "").unwrap(), &Shared::default());
     w.c = w.c.adopting([Frontend { addr: "10.96.0.1".parse().unwrap(), port: 80, proto: Proto::Tcp }]);
     w.annotated("web", &[GLOBAL], spec(serde_json::json!({})), &[]);
     w.c.inputs.services.mark_synced();
