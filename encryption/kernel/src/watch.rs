@@ -90,6 +90,8 @@ impl Watch {
         let seen = self.seen.insert(next);
         if seen.confirmed(now) {
             self.tries = 0;
+            // Later handshakes are beyond doubt, also when the wall clock goes back.
+            self.told = None;
             seen.try_from = (peer.tx_bytes, peer.rx_bytes, now);
         }
     }

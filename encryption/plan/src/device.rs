@@ -178,7 +178,10 @@ pub enum Unfit {
 ///
 /// Empty when there is nothing to do.
 pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Change> {
-    let renamed = renamed(desired, actual);
+    // Most are as they shall be, and are not looked into.
+    let all = desired.peers.iter().map(|(name, peer)| (name, peer, actual.peers.get(name)));
+    let other: Vec<Other<'_>> = all.filter(|(_, peer, old)| *old != Some(*peer)).collect();
+    let renamed = renamed(&other, actual);
     let mut first: Vec<_> = renamed.iter().map(|name| Change::RemovePeer { peer: (*name).clone() }).collect();
     let mut last = Vec::new();
     for (public, private) in &desired.identities {
@@ -186,8 +189,8 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Change> {
             first.push(Change::AddIdentity { private: private.clone() });
         }
     }
-    for (name, peer) in &desired.peers {
-        match actual.peers.get(name).filter(|_| !renamed.contains(name)) {
+    for (name, peer, old) in &other {
+        match old.filter(|_| !renamed.contains(name)) {
             Some(old) => existing_peer(name, peer, old, &mut first, &mut last),
             None => new_peer(name, peer, &mut first),
         }
@@ -203,11 +206,14 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Change> {
     first
 }
 
+/// A peer that differs from what the device holds of it, if anything.
+type Other<'a> = (&'a PeerName, &'a Peer, Option<&'a Peer>);
+
 /// Peers of the device that have a link which another peer shall get.
-fn renamed<'a>(desired: &Desired, actual: &'a Actual) -> BTreeSet<&'a PeerName> {
-    let has = |name: &PeerName, link: &Link| actual.peers.get(name).is_some_and(|old| old.links.contains(link));
-    let wanted = desired.peers.iter().flat_map(|(name, peer)| peer.links.iter().map(move |link| (name, link)));
-    let new: BTreeSet<&Link> = wanted.filter(|(name, link)| !has(name, link)).map(|(_, link)| link).collect();
+fn renamed<'a>(other: &[Other<'_>], actual: &'a Actual) -> BTreeSet<&'a PeerName> {
+    let has = |old: &Option<&Peer>, link: &Link| old.is_some_and(|old| old.links.contains(link));
+    let wanted = other.iter().flat_map(|(_, peer, old)| peer.links.iter().map(move |link| (old, link)));
+    let new: BTreeSet<&Link> = wanted.filter(|(old, link)| !has(old, link)).map(|(_, link)| link).collect();
     if new.is_empty() {
         return BTreeSet::new();
     }

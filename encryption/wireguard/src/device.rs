@@ -210,14 +210,19 @@ impl Drop for Device {
 fn seal(stop: &AtomicBool, engine: &Engine, sockets: &Sockets, tun: &Queue) {
     let mut buffer = vec![0u8; PACKET_MAX];
     let mut out = Vec::with_capacity(2 * BATCH);
+    // Packets since something was sent: those that nobody takes must not keep others waiting.
+    let mut reads = 0;
     while !stop.load(Ordering::Relaxed) {
         match tun.read(&mut buffer) {
             Ok(length) => {
                 if let Some(vnet) = VnetHeader::read(&buffer[..length]) {
                     engine.seal(vnet, &buffer[VnetHeader::LEN..length], &mut out);
                 }
-                if out.len() >= BATCH {
-                    sockets.send_then(&mut out, Then::More);
+                reads += 1;
+                if out.len() >= BATCH || reads >= BATCH {
+                    let then = if reads < BATCH { Then::More } else { Then::Nothing };
+                    sockets.send_then(&mut out, then);
+                    reads = 0;
                 }
                 continue;
             }
@@ -228,6 +233,7 @@ fn seal(stop: &AtomicBool, engine: &Engine, sockets: &Sockets, tun: &Queue) {
             }
         }
         sockets.send(&mut out);
+        reads = 0;
         wait(tun);
     }
 }
@@ -245,14 +251,14 @@ fn open(stop: &AtomicBool, engine: &Engine, sockets: &Sockets, v4: bool, tun: &Q
     let mut spare = Spare::default();
     let mut out = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let mut patience = Patience::Some;
+        let (mut patience, mut failed) = (Patience::Some, false);
         for _ in 0..RECEIVES {
             let received = match socket.receive(&mut buffer, patience) {
                 Ok(Some(received)) => received,
                 Ok(None) => break,
                 Err(error) => {
                     tracing::error!(%error, "receiving");
-                    thread::sleep(TICK);
+                    failed = true;
                     break;
                 }
             };
@@ -272,6 +278,9 @@ fn open(stop: &AtomicBool, engine: &Engine, sockets: &Sockets, v4: bool, tun: &Q
         );
         if !out.is_empty() {
             sockets.send(&mut out);
+        }
+        if failed {
+            thread::sleep(TICK);
         }
     }
 }

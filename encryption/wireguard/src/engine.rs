@@ -120,8 +120,6 @@ impl Engine {
                 out.push((endpoint, into_bytes(WgKind::Data(sealed))));
             }
             Err(packet) => {
-                // What waits must not hold the memory of the super-packet that it came from.
-                let packet = Packet::copy_from(&packet[..]);
                 if let Some(first) = tunn.handle_outgoing_packet(packet, None) {
                     self.emit(link, endpoint, first, out);
                 }
