@@ -219,15 +219,19 @@ trap clear_up EXIT
 trap 'exit 143' INT TERM HUP
 serve &
 virtiofsd=$!
-cat "$run/out" &
-reader=$!
 for ((i = 0; i < 100; i++)); do [ ! -S "$run/fs" ] || break; sleep 0.1; done
+[ -S "$run/fs" ] || { tail -n 20 "$run/virtiofsd" >&2; die "virtiofsd does not serve"; }
+# Held open at this end too: a machine that never starts must not leave the reader waiting for its words.
+exec 8<>"$run/out"
+cat "$run/out" 8>&- &
+reader=$!
 # Waited for, so that a signal ends it at once.
-machine </dev/null >"$run/qemu" 2>&1 &
+machine </dev/null >"$run/qemu" 2>&1 8>&- &
 qemu=$!
 rc=0
 wait "$qemu" || rc=$?
 qemu=
+exec 8>&-
 wait "$reader" || true
 reader=
 [ "$rc" != 124 ] || { tail -n 20 "$run/console" >&2; printf 'vm: not done within %s s\n' "${VM_TIMEOUT:-900}" >&2; exit 124; }

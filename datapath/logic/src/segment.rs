@@ -19,8 +19,8 @@ const NO_OPERATION: u8 = 1;
 const SEGMENT_SIZE: u8 = 2;
 const SEGMENT_SIZE_LEN: u8 = 4;
 
-/// RFC 791: every host takes 576 bytes. Below it nothing is lowered, and an MTU of 65,536 or more, of which the kernel's
-/// lookup gives the low half, does no harm.
+/// RFC 791: every host takes 576 bytes. Below it nothing is lowered: so the 65,536 of a loopback, of which the kernel's lookup
+/// gives the low half, is no limit either.
 const LEAST_MTU: u32 = 576;
 
 /// Whether the packet says a segment size that may have to be lowered.
