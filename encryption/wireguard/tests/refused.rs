@@ -60,14 +60,19 @@ fn only_what_is_authentic_and_new_moves_the_endpoint() {
     assert!(b.accepts(at(1), &there[1]));
     assert_eq!(b.peer(1).endpoint, at(1));
 
-    // An initiation moves it as well, its replay does not.
-    let again = Node::knowing(1, &[2]);
+    // An initiation is answered where it came from. The session moves with the first word on the new one, for until then its
+    // owner may await the answer at the old place; a replay does nothing.
+    let mut again = Node::knowing(1, &[2]);
     let initiation = again.seal(&packet(v4(1, 1), v4(2, 1), b"again")).remove(0).1;
-    assert_eq!(b.open(elsewhere, &initiation)[0].0, elsewhere);
-    assert_eq!(b.peer(1).endpoint, elsewhere);
+    let answer = b.open(elsewhere, &initiation).remove(0);
+    assert_eq!((answer.0, b.peer(1).endpoint), (elsewhere, at(1)));
     let replays = b.only_link(1).replays;
     assert_eq!(b.open(liar, &initiation), []);
-    assert_eq!((b.peer(1).endpoint, b.only_link(1).replays), (elsewhere, replays + 1));
+    assert_eq!((b.peer(1).endpoint, b.only_link(1).replays), (at(1), replays + 1));
+    for (_, word) in again.open(at(2), &answer.1) {
+        b.open(elsewhere, &word);
+    }
+    assert_eq!(b.peer(1).endpoint, elsewhere);
     assert_eq!(a.open(at(2), &[]), []);
 }
 
