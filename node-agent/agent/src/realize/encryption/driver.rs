@@ -23,7 +23,7 @@ use super::guard::Guard;
 use super::rows::{Rows, Wish};
 use super::steering::{MARK, Paths, Steering};
 use super::tally::{Counts, Tally};
-use crate::control::encryption::{self as control, NodeWords, Own, Policy, Wanted};
+use crate::control::encryption::{self as control, NodeWords, Own, Policy, Standing, Wanted};
 
 /// Name of the interface, as Cilium's.
 pub(crate) const DEVICE: &str = "cilium_wg0";
@@ -595,7 +595,7 @@ fn confirmed_peers(desired: &Desired, snapshot: &Snapshot) -> BTreeSet<PeerName>
     confirmed.map(|(name, _)| name.clone()).collect()
 }
 
-/// Peers of an earlier process that nobody has named yet: they stay as they are, but for what others have by now.
+/// Peers of an earlier process that nobody has named yet, or whose key nobody has: they stay as they are, but for what others have by now.
 fn adopted(
     settings: &Settings,
     intent: &Intent,
@@ -606,10 +606,9 @@ fn adopted(
     let taken_keys: BTreeSet<PublicKey> =
         desired.peers.values().flat_map(|peer| peer.links.iter().map(|link| link.remote)).collect();
     let taken: BTreeSet<&IpNet> = desired.peers.values().flat_map(|peer| &peer.prefixes).collect();
-    let unnamed = actual
-        .peers
-        .iter()
-        .filter(|(name, _)| !wanted.standing.contains_key(*name) && !intent.may_forget(settings, name));
+    // A Node may be known before its CiliumNode, which has the key.
+    let is_named = |name: &PeerName| wanted.standing.get(name).is_some_and(|standing| *standing != Standing::NoKey);
+    let unnamed = actual.peers.iter().filter(|(name, _)| !is_named(name) && !intent.may_forget(settings, name));
     unnamed
         .filter_map(|(name, old)| {
             if old.links.iter().any(|link| taken_keys.contains(&link.remote)) {

@@ -99,14 +99,15 @@ impl Steering for Kernel {
 }
 
 impl Kernel {
-    /// Rules follow from this node alone, which is known: those that nobody wants go.
+    /// Rules follow from this node alone: those that nobody wants go, but not before its pod CIDRs are known.
     fn rules(&self, netlink: &Netlink, paths: &Paths, v4: bool) -> Result<(), NetError> {
         let wanted = rules(paths, v4);
         let there: BTreeSet<Rule> = netlink.rules(v4)?.into_iter().filter(is_ours).collect();
         for rule in wanted.difference(&there) {
             netlink.add_rule(rule)?;
         }
-        for rule in there.difference(&wanted) {
+        let is_open = |rule: &Rule| rule.priority == FROM_PODS_PREF && paths.own_pods.is_empty();
+        for rule in there.difference(&wanted).filter(|rule| !is_open(rule)) {
             netlink.delete_rule(rule)?;
         }
         Ok(())

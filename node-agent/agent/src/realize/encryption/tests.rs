@@ -459,6 +459,12 @@ fn what_an_earlier_process_left_stays_until_the_nodes_are_known() {
     assert_eq!(report.adopted, [name(3)].into());
     assert_eq!(world.take_notes(), ["attach 7", "routes 1"]);
     assert_eq!(world.snapshot().actual.peers.len(), 2);
+    // Its Node is read before its CiliumNode.
+    next.intent.nodes.push(NodeWords { key: String::new(), ..node(3) });
+    let report = next.pass();
+    assert_eq!((report.adopted, world.snapshot().actual.peers.len()), ([name(3)].into(), 2));
+    assert_eq!(world.take_notes(), ["routes 2"]);
+    next.intent.nodes.truncate(1);
     next.intent.local_known = true;
     let report = next.pass();
     assert!(report.adopted.is_empty());
@@ -467,7 +473,7 @@ fn what_an_earlier_process_left_stays_until_the_nodes_are_known() {
     assert!(!notes.iter().any(|note| note.starts_with("unguard")), "Services may still lead there");
     next.pass_after(30);
     let notes = world.take_notes();
-    assert!(notes.contains(&"unguard 10.9.0.0/16".to_owned()) && notes.contains(&"unguard 10.1.3.0/24".to_owned()));
+    assert!(notes.contains(&"unguard 10.9.0.0/16".to_owned()) && !notes.contains(&"unguard 10.1.3.0/24".to_owned()));
 }
 
 #[test]
