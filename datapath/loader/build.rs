@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 }
 
 fn supervise() -> Result<()> {
-    let datapath = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the loader stands in datapath/")?;
+    let datapath = manifest_dir()?.parent().context("the loader stands in datapath/")?.to_owned();
     for watched in ["ebpf/src", "ebpf/Cargo.toml", "ebpf/Cargo.lock", "abi/src", "abi/Cargo.toml", "logic/src"] {
         println!("cargo::rerun-if-changed={}", datapath.join(watched).display());
     }
@@ -76,8 +76,13 @@ fn supervise() -> Result<()> {
     Ok(())
 }
 
+/// Asked for at run time: a checkout that moves, or a second one that shares its target directory, has another.
+fn manifest_dir() -> Result<PathBuf> {
+    Ok(PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").context("cargo sets CARGO_MANIFEST_DIR")?))
+}
+
 fn compile(toolchain: &str) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("ebpf");
+    let root = manifest_dir()?.with_file_name("ebpf");
     // The eBPF crate is a workspace of its own; the inner cargo finds it by the working directory.
     env::set_current_dir(&root).with_context(|| format!("entering {}", root.display()))?;
     let root_dir = root.to_str().context("the path of the repository is not UTF-8")?;
