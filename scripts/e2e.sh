@@ -40,6 +40,8 @@ encryption() {
   local rc=0
   # Side by side: one of them waits for two minutes.
   tests -p causeway-wireguard --tests -- --ignored --test-threads=4 || rc=1
+  # A large mesh: figures of this unoptimised build, for the target's see RESULTS.md. It fails if a device holds something else.
+  "$bin/causeway-bench" wireguard-scale || rc=1
   "$bin/causeway-e2e" encryption || rc=1
   return "$rc"
 }
@@ -50,6 +52,7 @@ vm() {
   local rc=0 test there=target/vm/bin program
   test=$(cargo test --locked -p causeway-encryption-kernel --test kernel --no-run 2>&1 |
     sed -nE 's/.*Executable .*\((.*)\)$/\1/p')
+  [ -n "$test" ] || { echo "e2e: the backend's tests do not build" >&2; return 1; }
   CI=1 VM_TIMEOUT=1500 scripts/vm.sh "$test" --ignored --test-threads 1 || rc=1
   mkdir -p "$there"
   cargo build --locked -p causeway-agent --features kernel-wireguard || rc=1

@@ -1,4 +1,4 @@
-//! Benchmarks with a peer beside ours in the same run: `causeway-bench latency|agent|cni|mesh|wireguard|all [--write FILE]`.
+//! Benchmarks with a peer beside ours in the same run: `causeway-bench latency|agent|cni|mesh|wireguard|wireguard-scale|all [--write FILE]`.
 //!
 //! It needs root, makes its own network namespaces and labs, and takes them down. Figures are printed as a table and, with
 //! `--write`, saved with the machine and the versions that they come from. No figure is asserted.
@@ -53,6 +53,8 @@ enum What {
     Cni,
     Mesh,
     Wireguard,
+    /// The last rows of `wireguard` alone.
+    WireguardScale,
     All,
 }
 
@@ -62,6 +64,10 @@ fn main() -> Result<()> {
         return mesh::run_inner(&Part::parse().inner());
     }
     let args = Args::parse();
+    if args.what == What::WireguardScale {
+        ensure!(args.write.is_none(), "--write goes with wireguard, of which this is a part");
+        return wireguard::scale(&mut report::Table::default());
+    }
     ensure!(
         nix::unistd::geteuid().is_root(),
         "the benchmarks make network namespaces and load eBPF programs: run as root"

@@ -106,7 +106,7 @@ const PEERS: u32 = 5_000;
 const PREFIXES_EACH: u32 = 10;
 
 /// Planning and applying a large mesh from nothing, and one prefix more.
-fn scale(table: &mut Table) -> Result<()> {
+pub(crate) fn scale(table: &mut Table) -> Result<()> {
     eprintln!("wireguard: a large mesh");
     let mut end = End::create(Kind::Ours, 3)?;
     end.ns.ip(&format!("link set lo up\naddr add {}/32 dev lo\n", end.underlay))?;
