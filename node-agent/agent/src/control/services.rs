@@ -2,7 +2,8 @@
 //! costs one Service; a changed stage or health costs the Services that it is about.
 //!
 //! [`rows`] makes the rows of one Service, [`uses`] remembers who must look again when a backend's health or a cluster's
-//! stage changes, and [`cover`] knows which backends of other clusters the guard of encryption knows. The shell is `realize::controllers`.
+//! stage changes, and [`cover`] says which backends of other clusters encryption lets be used. The shell is
+//! `realize::controllers`.
 
 mod cover;
 mod rows;
@@ -86,8 +87,8 @@ pub(crate) struct Inputs {
     pub(crate) offers: Shared<OfferKey, Offer>,
     pub(crate) clusters: Shared<ClusterId, RemoteCluster>,
     pub(crate) health: Shared<Target, Health>,
-    /// Ranges that nothing leaves for in plaintext. Its owner marks it synced when what an earlier process left is known;
-    /// at once without encryption.
+    /// Ranges that nothing leaves for in plaintext. Its owner marks it synced when those of all other clusters' nodes are in
+    /// it; at once without encryption.
     pub(crate) guarded: Shared<IpNet, ()>,
 }
 
@@ -312,7 +313,7 @@ impl Controller {
         let offered = |(cluster, offer)| {
             let row = self.inputs.clusters.get(&cluster);
             let name = row.as_ref().map_or("", |row| row.info.origin.name.as_str());
-            let guarded = self.cover.as_ref().is_some_and(|cover| cover.asks(name));
+            let guarded = self.cover.as_ref().is_some_and(|cover| cover.requires(name));
             Offered { cluster, stage: row.as_ref().map(|row| row.stage).unwrap_or_default(), guarded, offer }
         };
         offers.into_iter().map(offered).collect()

@@ -48,7 +48,7 @@ impl Cover {
     }
 
     /// Whether backends of this cluster have to lie in such a range.
-    pub(super) fn asks(&self, cluster: &str) -> bool {
+    pub(super) fn requires(&self, cluster: &str) -> bool {
         self.modes.of_other(cluster) == Mode::Required
     }
 
