@@ -58,6 +58,9 @@ enum What {
     All,
 }
 
+/// Adds the rows of one part.
+type Measure<'a> = dyn Fn(&mut report::Table) -> Result<()> + 'a;
+
 fn main() -> Result<()> {
     // The part of a benchmark that runs in a node's namespace: ourselves again, with other words.
     if std::env::args().nth(1).as_deref() == Some("mesh-inner") {
@@ -72,7 +75,7 @@ fn main() -> Result<()> {
         nix::unistd::geteuid().is_root(),
         "the benchmarks make network namespaces and load eBPF programs: run as root"
     );
-    let parts: [(What, &str, &dyn Fn(&mut report::Table) -> Result<()>); 5] = [
+    let parts: [(What, &str, &Measure<'_>); 5] = [
         (What::Agent, "agent", &|table| agent::run(table, 500)),
         (What::Cni, "cni", &|table| cni::run(table, 100)),
         (What::Latency, "latency", &|table| latency::run(table, args.rounds, args.samples)),
