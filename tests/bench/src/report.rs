@@ -42,7 +42,7 @@ fn replaced(text: &str, part: &str, section: &str) -> String {
     let mut pieces: Vec<&str> = text.split("\n## ").collect();
     let named = |piece: &&str| piece.split('\n').next() == Some(part);
     let body = section.trim_start_matches("## ").trim_end();
-    match pieces.iter().skip(1).position(|piece| named(piece)) {
+    match pieces.iter().skip(1).position(named) {
         Some(at) => pieces[at + 1] = body,
         None => pieces.push(body),
     }
